@@ -1,0 +1,221 @@
+"""The configuration of a study: one frozen model, every error reported at once.
+
+A field marked `SPEED` changes how fast a result is made, never what it is: it stays out of the
+content keys, so that a larger batch on a better machine is still a cache hit.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from synth_pipeline.errors import InputError
+
+SPEED = "speed"
+_SPEED: dict[str, Any] = {"affects": SPEED}
+
+Embedding = Literal["five-point", "mesh"]
+Regime = Literal["real", "synthetic", "mixed"]
+#: An integer is a number of images in all; a share (0, 1] is of all images that were generated.
+Scale = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def key_slice(self) -> dict[str, Any]:
+        """What of this section decides a stage's content, as plain JSON values."""
+        speed = {
+            name
+            for name, info in type(self).model_fields.items()
+            if isinstance(info.json_schema_extra, dict)
+            and info.json_schema_extra.get("affects") == SPEED
+        }
+        return self.model_dump(mode="json", exclude=speed)
+
+
+class PhantomCases(Section):
+    """Procedural cases instead of photos (`cases.format: phantom`)."""
+
+    classes: int = Field(8, ge=1, le=1000)
+    per_class: int = Field(5, ge=1, description="training images of each class")
+    test_per_class: int = Field(10, ge=0, description="held-out images of each class")
+    size_px: int = Field(128, ge=64, le=1024)
+
+
+class CasesConfig(Section):
+    """Where the real photos come from and how they are split."""
+
+    source: str = Field("", description="folder of photos; empty with format phantom")
+    format: Literal["imagefolder", "csv", "rdface", "phantom"] = "imagefolder"
+    max_classes: int | None = Field(None, ge=2, description="the first n classes by name")
+    test_fraction: float = Field(0.25, ge=0, lt=1)
+    phantom: PhantomCases = PhantomCases()
+
+
+class DreamBoothConfig(Section):
+    """Fine-tuning of one class (DreamBooth, Ruiz et al. 2023; LoRA, Hu et al. 2022)."""
+
+    base_model: str = Field("embedded", description="embedded, a diffusers folder, or a hub id")
+    base_vae: str | None = Field(None, description="another VAE: a folder or a hub id")
+    revision: str | None = Field(None, description="hub revision; a commit makes it reproducible")
+    method: Literal["lora", "full"] = "lora"
+    instance_prompt: str = "photo of a {class_name} child"
+    steps: int = Field(800, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(1, ge=1)
+    rank: int = Field(8, ge=1, description="LoRA rank")
+    resolution_px: int | None = Field(None, ge=32, description="none: what the base was made for")
+
+    @model_validator(mode="after")
+    def _prompt_names_the_class(self) -> Self:
+        if "{class_name}" not in self.instance_prompt:
+            raise ValueError("instance_prompt must contain {class_name}")
+        return self
+
+
+class SamplingConfig(Section):
+    """Generation of the synthetic images of one class."""
+
+    images_per_class: int = Field(100, ge=1)
+    steps: int = Field(30, ge=1)
+    guidance_scale: float = Field(7.5, ge=1)
+    scheduler: Literal["base", "dpmsolver++", "ddim"] = "dpmsolver++"
+    batch_size: int = Field(4, ge=1, json_schema_extra=_SPEED)
+
+
+class RankingConfig(Section):
+    """Landmark embedding and cosine ranking against class prototypes."""
+
+    embedding: Embedding = "mesh"
+
+
+class CopiesConfig(Section):
+    """The copy audit: which synthetic images are too close to a training photo."""
+
+    false_alarm_rate: float = Field(
+        0.01, gt=0, lt=0.5, description="share of pairs of different people that may lie closer"
+    )
+
+
+class SelectionConfig(Section):
+    """Which synthetic images are trained on."""
+
+    strategy: Literal["top-per-class", "top-overall"] = "top-per-class"
+    scales: tuple[Scale, ...] = Field((0.5, 1.0), min_length=1)
+
+
+class RecognitionConfig(Section):
+    """Training and evaluation of the recognisers."""
+
+    backbones: tuple[str, ...] = Field(("resnet18",), min_length=1, description="timm names")
+    regimes: tuple[Regime, ...] = Field(("real", "synthetic"), min_length=1)
+    pretrained: bool = True
+    folds: int = Field(5, ge=2)
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    size_px: int = Field(224, ge=32)
+
+
+class StudyConfig(Section):
+    """A whole study, as one YAML file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    seed: int = Field(42, ge=0, lt=2**31)
+    engine: Literal["inline", "workers"] = "inline"
+    cases: CasesConfig = CasesConfig()
+    dreambooth: DreamBoothConfig = DreamBoothConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    ranking: RankingConfig = RankingConfig()
+    copies: CopiesConfig = CopiesConfig()
+    selection: SelectionConfig = SelectionConfig()
+    recognition: RecognitionConfig = RecognitionConfig()
+
+    @model_validator(mode="after")
+    def _source_is_named(self) -> Self:
+        if self.cases.format != "phantom" and not self.cases.source:
+            raise ValueError("cases.source is empty: name the folder of photos")
+        return self
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """Split one `a.b=value` of the command line; the value is read as YAML.
+
+    Raises:
+        InputError: there is no `=`, the key is empty, or the value is no YAML.
+    """
+    name, equals, raw = text.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"--set {text!r} is not of the form key.subkey=value.")
+    try:
+        return name.strip().split("."), yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise InputError(f"--set {name}: the value {raw!r} is not valid YAML; quote it.") from None
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> StudyConfig:
+    """Read a study's YAML file and apply `--set` overrides.
+
+    Args:
+        path: YAML file.
+        overrides: texts like `cases.max_classes=5`, applied in order.
+
+    Raises:
+        InputError: the file is missing or no YAML, or any value is wrong; all wrong values are
+            named in one message.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or "cannot be read"
+        raise InputError(
+            f"Configuration {path}: {reason}; name a YAML file, such as configs/quickstart.yaml."
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"Configuration {path} is not a text file; name a YAML file.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"Configuration {path}{where} is not valid YAML; mend it there.") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"Configuration {path} holds no keys; see configs/ for examples.")
+    for text in overrides or []:
+        keys, value = parse_override(text)
+        node = raw
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise InputError(f"--set {text}: {key!r} is a value, not a section.")
+        node[keys[-1]] = value
+    try:
+        return StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(_all_errors(path, error)) from None
+
+
+def _all_errors(path: Path, error: ValidationError) -> str:
+    """Every wrong value in one sentence, each with its dotted name."""
+    seen: dict[str, str] = {}
+    for item in error.errors():
+        # Union members (`scales.0.int`) are pydantic's names, not the user's.
+        parts = [str(p) for p in item["loc"] if p not in ("int", "float", "constrained-int")]
+        name = ".".join(p for p in parts if "[" not in p)
+        if item["type"] == "extra_forbidden":
+            message = "is not a known key (see docs/configuration.md)"
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+        label = f"{name} " if item["type"] == "extra_forbidden" else f"{name}: " if name else ""
+        seen.setdefault(name, f"{label}{message}")
+    return f"Configuration {path}: " + "; ".join(seen.values()) + "."
+
+
+def dump_config(config: StudyConfig) -> str:
+    """The whole configuration with every default written out, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
