@@ -27,8 +27,7 @@ def default_model_dir() -> Path:
 
 def _is_genuine(path: Path) -> bool:
     return (
-        path.is_file()
-        and hashlib.sha256(path.read_bytes()).hexdigest() == FACE_LANDMARKER_SHA256
+        path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == FACE_LANDMARKER_SHA256
     )
 
 

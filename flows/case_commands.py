@@ -1,0 +1,49 @@
+"""`synth-pipeline cases check` and `cases list`."""
+
+import collections
+import tempfile
+from pathlib import Path
+
+from synth_pipeline import cases
+from synth_pipeline.config import load_config
+from synth_pipeline.errors import InputError
+from synth_pipeline.study import Study
+
+
+def check(config_path: Path, overrides: list[str], root: Path) -> int:
+    """Import into a scratch folder and say what would be set aside; exit code 2 if anything."""
+    config = load_config(config_path, overrides)
+    if config.cases.format == "phantom":
+        raise InputError(f"{config_path} makes its cases (format phantom): nothing to check.")
+    photos = cases.scan(config.cases)
+    with tempfile.TemporaryDirectory() as scratch:
+        cases.run(config.cases, photos=photos, seed=config.seed, out_dir=Path(scratch))
+        quarantined = cases.quarantine(Path(scratch))
+        kept = len(cases.load(Path(scratch)).cases)
+    for entry in quarantined:
+        print(f"{entry.class_id}/{entry.file}: {entry.reason}")
+    print(f"{len(photos)} files: {kept} usable, {len(quarantined)} set aside")
+    return 2 if quarantined else 0
+
+
+def list_cases(config_path: Path, overrides: list[str], root: Path) -> int:
+    """Print the classes of the imported cases with their numbers of photos.
+
+    Raises:
+        InputError: the cases were not imported yet.
+    """
+    study = Study(load_config(config_path, overrides), root.absolute())
+    if study.graph.resolve(study.cases()).looked.status != "cached":
+        raise InputError(
+            f"No cases under {root} for this configuration; "
+            f"run `synth-pipeline cases import {config_path}` first."
+        )
+    case_set = study.case_set
+    held_out = collections.Counter(case.class_id for case in case_set.test())
+    wide = max(len(class_id) for class_id in case_set.classes)
+    print(f"{'class':<{wide}}  training  held-out")
+    for class_id in case_set.classes:
+        print(f"{class_id:<{wide}}  {len(case_set.train(class_id)):8}  {held_out[class_id]:8}")
+    total = sum(len(case_set.train(class_id)) for class_id in case_set.classes)
+    print(f"{len(case_set.classes)} classes, {total} training, {held_out.total()} held-out")
+    return 0

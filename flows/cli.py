@@ -1,0 +1,153 @@
+"""The command line: `synth-pipeline run CONFIG` and its sisters.
+
+Exit codes: 0 done; 1 the study failed; 2 the user's input is wrong; 3 finished, but some classes
+failed. Everything heavy is imported by the command that needs it: `--help` loads no torch.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from synth_pipeline import __version__
+from synth_pipeline.errors import InputError, SynthPipelineError
+
+DONE, FAILED, WRONG_INPUT, SOME_FAILED = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; the entry point `synth-pipeline`."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except InputError as error:
+        print(f"synth-pipeline: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except SynthPipelineError as error:
+        print(f"synth-pipeline: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nsynth-pipeline: stopped; run the same command to go on.", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows.running import run_study
+
+    return run_study(options.config, options.overrides, options.root, options.until)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from flows.planning import show_plan
+
+    return show_plan(options.config, options.overrides, options.root, options.why)
+
+
+def _cases(options: argparse.Namespace) -> int:
+    from flows import case_commands
+
+    if options.action == "import":
+        from flows.running import run_study
+
+        return run_study(options.config, options.overrides, options.root, until="cases")
+    show = case_commands.check if options.action == "check" else case_commands.list_cases
+    return show(options.config, options.overrides, options.root)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from flows.reporting import report_again
+
+    return report_again(options.config, options.overrides, options.root)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from flows.doctor import examine
+
+    return examine(fetch=options.fetch)
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from flows import phantom_commands
+
+    if options.action == "make":
+        return phantom_commands.make(options)
+    return phantom_commands.train_base(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="synth-pipeline",
+        description="Train recognisers for rare conditions from a handful of real faces.",
+        epilog="Exit codes: 0 done; 1 failed; 2 wrong input; 3 finished, some classes failed.",
+    )
+    parser.add_argument("--version", action="version", version=f"synth-pipeline {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _study_command(commands, "run", "run a study; what is unchanged is not run again", _run)
+    run.add_argument("--until", metavar="STAGE", default="report", help="stop after this stage")
+    run.add_argument(
+        "--engine",
+        choices=("inline", "workers"),
+        action=_SetEngine,
+        help="where the stages run; the same as --set engine=...",
+    )
+
+    plan = _study_command(commands, "plan", "say what is cached, what would run, and why", _plan)
+    plan.add_argument("--why", metavar="CLASS", help="only the rows of this class")
+
+    cases = commands.add_parser("cases", help="real photos: import, check, list")
+    actions = cases.add_subparsers(required=True, dest="action", metavar="ACTION")
+    _study_command(actions, "import", "sanitise, register and split the photos", _cases)
+    _study_command(actions, "check", "look at every photo; write nothing", _cases)
+    _study_command(actions, "list", "classes with their numbers of photos", _cases)
+
+    _study_command(commands, "report", "figures and HTML again, from what is stored", _report)
+
+    doctor = commands.add_parser("doctor", help="what is missing on this machine, and its mending")
+    doctor.add_argument("--fetch", action="store_true", help="download the landmark model")
+    doctor.set_defaults(command=_doctor)
+
+    phantom = commands.add_parser("phantom", help="procedural faces and the embedded base model")
+    actions = phantom.add_subparsers(required=True, dest="action", metavar="ACTION")
+    made = actions.add_parser("make", help="render classes of phantoms with known phenotypes")
+    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("--classes", type=int, default=20)
+    made.add_argument("--per-class", type=int, default=8)
+    made.add_argument("--test-per-class", type=int, default=20)
+    made.add_argument("--size-px", type=int, default=256)
+    made.add_argument("--seed", type=int, default=0)
+    made.set_defaults(command=_phantom)
+    trained = actions.add_parser("train-base", help="train the embedded base model, or go on")
+    trained.add_argument("folder", type=Path, metavar="DIR", help="the pipeline's folder to write")
+    trained.add_argument("--work-dir", type=Path, required=True, help="checkpoints and renders")
+    trained.set_defaults(command=_phantom)
+    return parser
+
+
+class _SetEngine(argparse.Action):
+    """`--engine X` is `--set engine=X`, so that one place validates it."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:  # type: ignore[no-untyped-def]
+        namespace.overrides = [*namespace.overrides, f"engine={values}"]
+
+
+def _study_command(commands, name: str, text: str, command) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a study's YAML file")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="a.b=c",
+        action="append",
+        default=[],
+        help="override one value; may be given again",
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("results"), metavar="DIR", help="default: ./results"
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

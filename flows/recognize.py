@@ -1,0 +1,34 @@
+"""One backbone: every regime and scale, all folds, and their evaluation."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import Failed, State
+
+from tasks.evaluate import evaluate
+from tasks.running import open_study
+from tasks.train import train
+
+
+@flow(
+    name="recognize",
+    flow_run_name="recognize {backbone}",
+    persist_result=False,
+    validate_parameters=False,
+)
+def recognize(
+    root: str, name: str, classes: list[str], backbone: str
+) -> dict[str, Any] | State[Any]:
+    """Train and evaluate one backbone in every regime and at every scale."""
+    study = open_study(root, name)
+    for run in study.runs(classes):
+        if run[0] != backbone:
+            continue
+        for fold in range(study.config.recognition.folds):
+            state = train(root, name, classes, *run, fold, return_state=True)
+            if not state.is_completed():
+                return Failed(message=state.message, data=state.data)
+        state = evaluate(root, name, classes, *run, return_state=True)
+        if not state.is_completed():
+            return Failed(message=state.message, data=state.data)
+    return {"backbone": backbone}

@@ -1,0 +1,123 @@
+"""`synth-pipeline run`: check everything first, lay the study down, run the flow, tell the end."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from synth_pipeline.config import StudyConfig, dump_config, load_config
+from synth_pipeline.errors import InputError
+from synth_pipeline.store import write_in_one_step
+from synth_pipeline.study import Study
+
+
+def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -> int:
+    """Run a study to its report, or to the stage `until`; returns the exit code.
+
+    Raises:
+        InputError: something the user gave is wrong; found before anything is written.
+    """
+    from flows.environment import prepare
+
+    config = load_config(config_path, overrides)
+    root = root.absolute()
+    study = Study(config, root)
+    preflight(study, until)
+    begun_s = time.monotonic()
+    with _only_run(study):
+        _lay_down(study, config)
+        swept = study.store.sweep()
+        prepare(root)
+        show_progress()
+        if swept:
+            logging.getLogger("synth_pipeline").info(
+                "removed %d half-made folders that a killed run left", swept
+            )
+        from flows.study import study as study_flow
+
+        state = study_flow(str(root), config.name, until, return_state=True)
+    if not state.is_completed():
+        error = state.data
+        print(f"synth-pipeline: {state.message}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return _tell_the_end(study, state.result(), time.monotonic() - begun_s)
+
+
+def preflight(study: Study, until: str) -> None:
+    """Find what is wrong before anything is written.
+
+    Raises:
+        InputError: naming the first thing to mend.
+    """
+    from flows.stages import STAGES
+
+    if until not in STAGES:
+        raise InputError(f"--until {until}: no such stage; choose one of {', '.join(STAGES)}.")
+    if study.config.engine == "workers":
+        raise InputError("engine: workers is not built yet; use `engine: inline`.")
+    reach = STAGES.index(until)
+    classes = study.expected_classes()
+    if len(classes) < 2:
+        raise InputError(
+            f"Only one class was found in {study.config.cases.source}; a recogniser needs two."
+        )
+    if reach >= STAGES.index("landmarks") or study.config.cases.format == "phantom":
+        _ = study.landmark_model
+    if reach >= STAGES.index("dreambooth"):
+        _ = study.base
+    if reach >= STAGES.index("selection"):
+        study.scales(classes)
+    if reach >= STAGES.index("training"):
+        from synth_pipeline import backbones
+
+        for backbone in study.config.recognition.backbones:
+            backbones.check(backbone)
+
+
+@contextlib.contextmanager
+def _only_run(study: Study) -> Iterator[None]:
+    """Hold the study's lock; the kernel frees it however the process ends."""
+    try:
+        study.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(study.folder / ".lock", timeout=0, mode=0o600)
+        with lock:
+            yield
+    except Timeout:
+        raise InputError(
+            f"The study {study.config.name} is being run by another process under {study.root}; "
+            "wait for it, or give another --root."
+        ) from None
+    except PermissionError:
+        raise InputError(f"{study.root} cannot be written; choose another --root.") from None
+
+
+def _lay_down(study: Study, config: StudyConfig) -> None:
+    """Write the resolved configuration, from which every task reads the study."""
+    write_in_one_step(study.folder / "config.resolved.yaml", dump_config(config).encode())
+
+
+def show_progress() -> None:
+    """Print the library's log lines to the terminal, once, without Prefect's."""
+    logger = logging.getLogger("synth_pipeline")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+
+
+def _tell_the_end(study: Study, result: dict, took_s: float) -> int:
+    made = f"{result['executed']} stages run, {result['cached']} cached"
+    print(f"\n{study.config.name}: {made}, {took_s:.0f} s")
+    if result["until"] == "report":
+        from synth_pipeline.publishing import headline
+
+        print(headline(study.folder / "scores.parquet"))
+        print(f"Report: {study.folder / 'report.html'}")
+    for class_id, sentence in sorted(result["failed"].items()):
+        print(f"synth-pipeline: class {class_id}: {sentence}", file=sys.stderr)
+    return 3 if result["failed"] else 0

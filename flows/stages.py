@@ -1,0 +1,14 @@
+"""What `--until` accepts, in the order in which it runs."""
+
+STAGES = (
+    "cases",
+    "landmarks",
+    "dreambooth",
+    "sampling",
+    "ranking",
+    "copies",
+    "selection",
+    "training",
+    "scores",
+    "report",
+)

@@ -1,0 +1,99 @@
+"""The whole study: cases, every class, ranking to selection, every backbone, the report."""
+
+import logging
+from typing import Any
+
+from prefect import flow
+from prefect.states import Failed, State
+
+from flows.recognize import recognize
+from flows.stages import STAGES
+from flows.synthesize_class import synthesize_class
+from synth_pipeline.errors import InputError
+from synth_pipeline.study import Study
+from tasks.audit_copies import audit_copies
+from tasks.import_cases import import_cases
+from tasks.publish_report import publish_report
+from tasks.rank import rank
+from tasks.running import open_study
+from tasks.score import score
+from tasks.select import select
+
+logger = logging.getLogger("synth_pipeline")
+
+
+@flow(name="study", flow_run_name="study {name}", persist_result=False, validate_parameters=False)
+def study(root: str, name: str, until: str = "report") -> dict[str, Any] | State[Any]:
+    """Run a study that the command line has laid down under `root`.
+
+    Args:
+        root: folder of the store and the studies.
+        name: the study's name; its configuration is read from its folder.
+        until: the last stage to run.
+
+    Returns:
+        The classes that failed, each with one sentence; and how many stages were run or cached.
+    """
+    opened = open_study(root, name)
+    failed: dict[str, str] = {}
+    try:
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            failed |= _run_stage(stage, opened, root, name, until, failed)
+    except _StoppedError as stopped:
+        return Failed(message=stopped.state.message, data=stopped.state.data)
+    return {"failed": failed, "until": until, **opened.counts()}
+
+
+def _run_stage(
+    stage: str, opened: Study, root: str, name: str, until: str, failed: dict[str, str]
+) -> dict[str, str]:
+    """Run one stage for everybody; returns the classes that failed in it."""
+    if stage == "cases":
+        _go_on(import_cases(root, name, return_state=True))
+        return dict(opened.case_set.failed)
+    if stage == "landmarks":
+        # The three stages of a class run together, class by class: `until` cuts them short.
+        return _synthesize(opened, root, name, until, failed)
+    classes = [class_id for class_id in opened.case_set.classes if class_id not in failed]
+    if stage in ("ranking", "copies", "selection", "scores"):
+        if len(classes) < 2:
+            message = "Fewer than two classes are left. " + " ".join(failed.values())
+            raise _StoppedError(Failed(message=message, data=InputError(message)))
+        task = {"ranking": rank, "copies": audit_copies, "selection": select, "scores": score}
+        _go_on(task[stage](root, name, classes, return_state=True))
+    elif stage == "training":
+        backbones = opened.config.recognition.backbones
+        for done, backbone in enumerate(backbones, start=1):
+            logger.info("backbone %d/%d: %s", done, len(backbones), backbone)
+            _go_on(recognize(root, name, classes, backbone, return_state=True))
+    elif stage == "report":
+        _go_on(publish_report(root, name, classes, failed, return_state=True))
+    return {}
+
+
+class _StoppedError(Exception):
+    """The study cannot go on; carries the state that says why."""
+
+    def __init__(self, state: State[Any]) -> None:
+        super().__init__(state.message)
+        self.state = state
+
+
+def _go_on(state: State[Any]) -> None:
+    if not state.is_completed():
+        raise _StoppedError(state)
+
+
+def _synthesize(
+    opened: Study, root: str, name: str, until: str, failed: dict[str, str]
+) -> dict[str, str]:
+    """Make every class in turn; a class that fails is listed while the others go on."""
+    found = {}
+    classes = [class_id for class_id in opened.case_set.classes if class_id not in failed]
+    for done, class_id in enumerate(classes, start=1):
+        logger.info("class %d/%d: %s", done, len(classes), class_id)
+        state = synthesize_class(root, name, class_id, until, return_state=True)
+        if not state.is_completed():
+            found[class_id] = state.message or "failed; see the run's log"
+            logger.error("class %s failed: %s", class_id, found[class_id])
+    return found

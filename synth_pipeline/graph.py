@@ -1,0 +1,196 @@
+"""What hangs on what: nodes, their keys, and why one would run.
+
+A node's key is made of the *content* of its inputs, not of how they came about. So when a stage is
+run again and gives the same bytes, nothing behind it runs; and a stage may hang on a part of an
+artifact (one class of the case set), so that a change elsewhere in it is no change.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from synth_pipeline.progress import Progress, silent
+from synth_pipeline.store import Artifact, Looked, Output, Recipe, Store
+
+#: A stage's work: input name to folder, an empty folder to write into, and progress.
+Body = Callable[[Mapping[str, Path], Path, Progress], Output]
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """An edge of the graph.
+
+    Attributes:
+        name: what the body calls it.
+        part: the part of the artifact that it hangs on; none for all of it.
+        keyed: false where another input already decides what is read of this one, which then
+            only has to be there.
+    """
+
+    name: str
+    node: "Node"
+    part: str | None = None
+    keyed: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One artifact to be made: a stage for one class, one fold, or the whole study."""
+
+    stage: str
+    label: str
+    version: int
+    parameters: Mapping[str, Any]
+    body: Body
+    inputs: tuple[Input, ...] = ()
+    libraries: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people are shown, such as "sampling noonan"."""
+        return f"{self.stage} {self.label}".strip()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A node as it stands in the store.
+
+    Attributes:
+        recipe: none while an input is not made, because then the key is not known.
+    """
+
+    recipe: Recipe | None
+    looked: Looked
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One line of the plan: `cached`, or `run` and why."""
+
+    stage: str
+    label: str
+    status: Literal["cached", "run"]
+    reason: str
+    key: str
+
+
+@dataclass
+class Graph:
+    """Nodes resolved against a store, each once; `make` runs what is not there."""
+
+    store: Store
+    _resolved: dict[str, Resolved] = field(default_factory=dict)
+    _newest: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def resolve(self, node: Node) -> Resolved:
+        """Compute the node's key from the content of its inputs, and look under it."""
+        if node.name not in self._resolved:
+            self._resolved[node.name] = self._resolve(node)
+        return self._resolved[node.name]
+
+    def artifact(self, node: Node) -> Artifact:
+        """The node's artifact, which must have been made."""
+        looked = self.resolve(node).looked
+        assert looked.status == "cached", f"{node.name} is not made"
+        assert looked.artifact is not None
+        return looked.artifact
+
+    def make(self, node: Node, progress: Progress = silent) -> tuple[Artifact, bool]:
+        """Return the node's artifact, and whether its stage was run to get it.
+
+        Raises:
+            SynthPipelineError: whatever the stage raises for wrong input.
+        """
+        recipe = self.resolve(node).recipe
+        assert recipe is not None, f"{node.name} was asked for before its inputs"
+        folders = {item.name: self.artifact(item.node).path for item in node.inputs}
+        artifact, executed = self.store.make(
+            recipe, lambda out_dir: node.body(folders, out_dir, progress)
+        )
+        if executed:
+            # What hangs on this node was resolved without it, or with what it used to be.
+            self._resolved.clear()
+        self._resolved[node.name] = Resolved(recipe, Looked("cached", artifact))
+        return artifact, executed
+
+    def plan(self, nodes: Iterable[Node]) -> list[PlanRow]:
+        """Say for every node whether it is cached or would run, and why; runs nothing."""
+        return [self._plan_row(node) for node in nodes]
+
+    def _resolve(self, node: Node) -> Resolved:
+        digests: dict[str, str] = {}
+        for item in node.inputs:
+            if not item.keyed:
+                continue
+            artifact = self.resolve(item.node).looked.artifact
+            if artifact is None:
+                reason = f"waits for {item.node.name}"
+                return Resolved(None, Looked("missing", reason=reason))
+            digests[item.name] = artifact.parts[item.part] if item.part else artifact.digest
+        recipe = Recipe(
+            stage=node.stage,
+            label=node.label,
+            version=node.version,
+            parameters=node.parameters,
+            inputs=digests,
+            libraries={name: version(name) for name in node.libraries},
+        )
+        return Resolved(recipe, self.store.look(recipe))
+
+    def _plan_row(self, node: Node) -> PlanRow:
+        resolved = self.resolve(node)
+        recipe, looked = resolved.recipe, resolved.looked
+        if looked.status == "cached":
+            return PlanRow(node.stage, node.label, "cached", "", recipe.key if recipe else "")
+        reason = looked.reason
+        if recipe is not None and looked.status == "missing":
+            reason = self._what_changed(recipe) or reason
+        return PlanRow(node.stage, node.label, "run", reason, recipe.key if recipe else "")
+
+    def _what_changed(self, recipe: Recipe) -> str:
+        """Compare with the newest artifact of the same stage and label, if there is one."""
+        if recipe.stage not in self._newest:
+            # The newest comes first, so that setdefault keeps it.
+            newest = self._newest.setdefault(recipe.stage, {})
+            for manifest in self.store.manifests(recipe.stage):
+                newest.setdefault(manifest["label"], manifest)
+        before = self._newest[recipe.stage].get(recipe.label)
+        return "; ".join(_differences(before, recipe)) if before else ""
+
+
+def _differences(manifest: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    found = []
+    if manifest["version"] != recipe.version:
+        found.append(f"the stage's version went from {manifest['version']} to {recipe.version}")
+    for name in sorted(set(manifest["parameters"]) | set(recipe.parameters)):
+        old, new = manifest["parameters"].get(name), recipe.parameters.get(name)
+        if old != new:
+            found.append(f"{name} {_short(old, new)}")
+    for name in sorted(set(manifest["libraries"]) | set(recipe.libraries)):
+        old, new = manifest["libraries"].get(name), recipe.libraries.get(name)
+        if old != new:
+            found.append(f"{name} {_short(old, new)}")
+    changed = [
+        name
+        for name in sorted(set(manifest["inputs"]) | set(recipe.inputs))
+        if manifest["inputs"].get(name) != recipe.inputs.get(name)
+    ]
+    if changed:
+        shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if changed[3:] else "")
+        found.append(f"input changed: {shown}")
+    return found
+
+
+def _short(old: Any, new: Any) -> str:
+    """How a value changed; a list or a section names the members that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        parts = [
+            f"{name} {_short(old.get(name), new.get(name))}"
+            for name in sorted(set(old) | set(new))
+            if old.get(name) != new.get(name)
+        ]
+        return "changed (" + ", ".join(parts) + ")"
+    text = f"went from {old} to {new}"
+    return text if len(text) <= 90 else "changed"

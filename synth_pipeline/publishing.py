@@ -1,0 +1,142 @@
+"""The results of a study, laid out where people look for them: `studies/<name>/`.
+
+The tables are copies of stored artifacts; the report is an artifact of its own, keyed by every
+artifact that its numbers come from.
+"""
+
+import collections
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+
+from synth_pipeline import cases, report, sampling, selection
+from synth_pipeline.graph import Input, Node
+from synth_pipeline.progress import Progress
+from synth_pipeline.stage_versions import STAGE_VERSIONS
+from synth_pipeline.store import Output, write_in_one_step
+from synth_pipeline.study import Study
+
+#: How many synthetic images of a class the report shows.
+_SHOWN = 4
+_FAILED = "failed.json"
+
+
+def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> Node:
+    """The report as a node that hangs on everything that was made.
+
+    Args:
+        study: with every node of `classes` made.
+        classes: the classes that were finished.
+        failed: the others, each with one sentence.
+    """
+    sources = list(study.nodes(classes))
+    artifacts = [study.graph.artifact(node) for node in sources]
+    versions = {
+        name: number
+        for artifact in artifacts
+        for name, number in artifact.manifest["libraries"].items()
+    }
+
+    def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+        case_set = cases.load(inputs["cases"])
+        held_out = collections.Counter(case.class_id for case in case_set.test())
+        report.render(
+            report.ReportInputs(
+                name=study.config.name,
+                config_yaml=public_config(study),
+                scores=inputs["scores"] / "scores.parquet",
+                predictions=inputs["scores"] / "predictions.parquet",
+                ranking=inputs["ranking"] / "ranking.parquet",
+                copies=inputs["copies"] / "copies.parquet",
+                selection=inputs["selection"] / "selection.parquet",
+                case_counts=[
+                    {"class_id": name, "train": len(case_set.train(name)), "test": held_out[name]}
+                    for name in classes
+                ],
+                failed=failed,
+                provenance=[
+                    {"stage": a.stage, "label": node.label, "key": a.key, "digest": a.digest}
+                    for node, a in zip(sources, artifacts, strict=True)
+                ],
+                versions=versions,
+                base_model=study.base.identity,
+                synthetic_images=_best_images(inputs, classes),
+            ),
+            out_dir / "report.html",
+        )
+        return Output()
+
+    return Node(
+        "report",
+        "",
+        STAGE_VERSIONS["report"],
+        {"failed": dict(failed), "config": public_config(study)},
+        body,
+        inputs=tuple(Input(node.name, node) for node in sources),
+        libraries=("matplotlib",),
+    )
+
+
+def publish(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> None:
+    """Copy the report and the tables into `studies/<name>/`, each in one step.
+
+    Args:
+        study: with its report made.
+        classes: the classes that were finished.
+        failed: the others, each with one sentence.
+    """
+    folder_of = {
+        "report.html": report_node(study, classes, failed),
+        "scores.parquet": study.scores(classes),
+        "predictions.parquet": study.scores(classes),
+        "ranking.parquet": study.ranking(classes),
+        "copies.parquet": study.copies(classes),
+    }
+    for name, node in folder_of.items():
+        content = (study.graph.artifact(node).path / name).read_bytes()
+        write_in_one_step(study.folder / name, content)
+    write_in_one_step(study.folder / _FAILED, json.dumps(dict(failed), indent=1).encode())
+
+
+def failed_classes(study: Study) -> dict[str, str]:
+    """The classes that failed when the study was last finished, each with its sentence."""
+    path = study.folder / _FAILED
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def public_config(study: Study) -> str:
+    """The resolved configuration as YAML, without the place of the patients' photos."""
+    values = study.config.model_dump(mode="json")
+    if values["cases"]["source"]:
+        values["cases"]["source"] = "(not shown)"
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def headline(scores: Path) -> str:
+    """The best Top-1 of every regime in plain words, a line each."""
+    rows = [row for row in pq.read_table(scores).to_pylist() if row["metric"] == "top1"]
+    lines = []
+    for regime in dict.fromkeys(row["regime"] for row in rows):
+        best = max((r for r in rows if r["regime"] == regime), key=lambda row: row["mean"])
+        lines.append(
+            f"Top-1 {regime:<9} {best['mean']:6.1%} "
+            f"(95 % interval {best['low']:.1%} to {best['high']:.1%}), "
+            f"{best['backbone']}, {best['images']} images"
+        )
+    return "\n".join(lines)
+
+
+def _best_images(inputs: Mapping[str, Path], classes: Sequence[str]) -> dict[str, list[Path]]:
+    """The first selected images of each class: they have a face and passed the copy audit."""
+    scales = selection.load(inputs["selection"])
+    picks = scales[max(scales)]
+    found = {}
+    for name in classes:
+        paths = {s.index: s.path for s in sampling.load(inputs[f"sampling {name}"])}
+        chosen = [pick for pick in picks if pick.class_id == name]
+        chosen.sort(key=lambda pick: -pick.cosine)
+        found[name] = [paths[pick.index] for pick in chosen[:_SHOWN]]
+    return found

@@ -1,0 +1,20 @@
+"""The version of each stage, part of its content key.
+
+Raise a number in the commit that makes a stage give another output for the same input; then its
+artifacts are made again everywhere, and nothing else is. They stand in one light module because
+planning a study must not import torch.
+"""
+
+STAGE_VERSIONS = {
+    "cases": 1,
+    "landmarks": 1,
+    "dreambooth": 1,
+    "sampling": 1,
+    "ranking": 1,
+    "copies": 1,
+    "selection": 1,
+    "training": 1,
+    "evaluation": 1,
+    "scores": 1,
+    "report": 1,
+}

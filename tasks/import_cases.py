@@ -1,0 +1,14 @@
+"""Import, sanitise and split the real photos."""
+
+from typing import Any
+
+from prefect import task
+from prefect.states import State
+
+from tasks.running import POLICY, make
+
+
+@task(name="cases", task_run_name="cases", **POLICY)
+def import_cases(root: str, name: str) -> State[Any]:
+    """Import, sanitise and split the real photos."""
+    return make(root, name, lambda study: study.cases())

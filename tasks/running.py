@@ -1,0 +1,70 @@
+"""What every task does: find the study, make one node, and say whether it was cached.
+
+Prefect's own result cache is off. It does not look whether an output still exists, and a planted
+pickle would run on a hit; here a hit is a verified manifest, and the state is named `Cached`.
+Nothing is persisted by Prefect but names, states and log lines: no path, no photo, no pickle.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
+from prefect.tasks import exponential_backoff
+
+from synth_pipeline.config import load_config
+from synth_pipeline.errors import SynthPipelineError
+from synth_pipeline.graph import Node
+from synth_pipeline.progress import Throttled
+from synth_pipeline.study import Study
+
+logger = logging.getLogger("synth_pipeline")
+
+
+def _is_worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:
+    """Retry what time may heal; wrong input and a diverged training stay as they are."""
+    return not isinstance(state.data, SynthPipelineError)
+
+
+#: The options that all tasks share.
+POLICY: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_condition_fn": _is_worth_retrying,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+
+
+def open_study(root: str, name: str) -> Study:
+    """The study that the command line wrote to `<root>/studies/<name>/config.resolved.yaml`."""
+    path = Path(root) / "studies" / name / "config.resolved.yaml"
+    return _open(root, path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _open(root: str, path: Path, changed_ns: int) -> Study:
+    # One study in memory: its base model and its verified artifacts serve every task.
+    return Study(load_config(path), Path(root))
+
+
+def make(root: str, name: str, choose: Callable[[Study], Node]) -> State[Any]:
+    """Make one node of a study and return the state that tells how it went.
+
+    Returns:
+        `Completed` with the artifact's reference, named `Cached` when nothing was run; `Failed`
+        with one sentence when the input is wrong.
+    """
+    study = open_study(root, name)
+    try:
+        node = choose(study)
+        progress = Throttled(logger.info, node.name)
+        artifact, executed = study.make(node, progress)
+    except SynthPipelineError as error:
+        return Failed(message=str(error), data=error)
+    if not executed:
+        return Completed(name="Cached", message="verified", data=artifact.reference())
+    return Completed(data=artifact.reference())

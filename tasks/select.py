@@ -1,0 +1,14 @@
+"""Choose the synthetic images to train on, for every scale."""
+
+from typing import Any
+
+from prefect import task
+from prefect.states import State
+
+from tasks.running import POLICY, make
+
+
+@task(name="selection", task_run_name="selection", **POLICY)
+def select(root: str, name: str, classes: list[str]) -> State[Any]:
+    """Choose the synthetic images to train on, for every scale."""
+    return make(root, name, lambda study: study.selection(classes))

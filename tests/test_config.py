@@ -1,0 +1,92 @@
+"""The configuration: all errors at once, one sentence, and what a key slice holds."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from synth_pipeline.config import SamplingConfig, dump_config, load_config
+from synth_pipeline.errors import InputError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def write(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs_in_the_repository_are_valid_and_explain_themselves(path):
+    config = load_config(path, ["cases.source=somewhere"])
+    first = path.read_text().splitlines()[0]
+    assert config.name == path.stem
+    assert first.startswith("# ") and path.name in first
+
+
+def test_there_are_configs():
+    assert {"quickstart.yaml", "faces.yaml"} <= {path.name for path in CONFIGS}
+
+
+def test_every_error_is_reported_at_once(tmp_path):
+    path = write(tmp_path, "name: Bad Name\nseed: -1\ncases: {source: a, sorce: b}\nx: 1\n")
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    text = str(caught.value)
+    for part in ("name", "seed", "cases.sorce is not a known key", "x is not a known key"):
+        assert part in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("cases.max_classes", "key.subkey=value"),
+        ("cases.max_classes=[", "not valid YAML"),
+        ("name.first=x", "is a value, not a section"),
+        ("cases.max_classes=many", "cases.max_classes"),
+        ("dreambooth.instance_prompt=a photo", "class_name"),
+        ("selection.scales=[0]", "selection.scales"),
+        ("selection.scales=[1.5]", "selection.scales"),
+    ],
+)
+def test_wrong_override_is_one_sentence(tmp_path, override, complaint):
+    path = write(tmp_path, "name: x\ncases: {source: a}\n")
+    with pytest.raises(InputError, match="^[^\n]*$") as caught:
+        load_config(path, [override])
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\x00\xff"])
+def test_wrong_file_is_one_sentence(tmp_path, content):
+    with pytest.raises(InputError, match="^[^\n]*$"):
+        load_config(write(tmp_path, content))
+
+
+def test_missing_file_names_itself(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.yaml"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_overrides_apply_in_order(tmp_path):
+    path = write(tmp_path, "name: x\ncases: {source: a}\n")
+    config = load_config(path, ["dreambooth.steps=5", "dreambooth.steps=7", "seed=3"])
+    assert (config.dreambooth.steps, config.seed) == (7, 3)
+
+
+def test_scales_keep_integers_apart_from_shares(tmp_path):
+    path = write(tmp_path, "name: x\ncases: {source: a}\nselection: {scales: [1, 0.5, 1.0, 200]}\n")
+    scales = load_config(path).selection.scales
+    assert [type(scale) for scale in scales] == [int, float, float, int]
+
+
+def test_dumped_configuration_loads_as_the_same(tmp_path):
+    config = load_config(write(tmp_path, "name: x\ncases: {source: a}\n"))
+    assert load_config(write(tmp_path, dump_config(config))) == config
+    assert yaml.safe_load(dump_config(config))["selection"]["scales"] == [0.5, 1.0]
+
+
+def test_speed_does_not_enter_the_key():
+    assert SamplingConfig(batch_size=1).key_slice() == SamplingConfig(batch_size=64).key_slice()
+    assert "steps" in SamplingConfig().key_slice()
