@@ -53,14 +53,14 @@ def test_every_error_is_reported_at_once(tmp_path):
 )
 def test_wrong_override_is_one_sentence(tmp_path, override, complaint):
     path = write(tmp_path, "name: x\ncases: {source: a}\n")
-    with pytest.raises(InputError, match="^[^\n]*$") as caught:
+    with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
         load_config(path, [override])
     assert complaint in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\x00\xff"])
 def test_wrong_file_is_one_sentence(tmp_path, content):
-    with pytest.raises(InputError, match="^[^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*$"):
         load_config(write(tmp_path, content))
 
 

@@ -1,0 +1,262 @@
+"""Fine-tune one class: DreamBooth (Ruiz et al. 2023, section 3), by LoRA or in full.
+
+What does not change is computed once: the latents' distributions of the training photos and, for
+LoRA, the prompt's embedding. There is no flip and no crop, because asymmetry is phenotype.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image, ImageOps
+
+from synth_pipeline.base_model import BaseModel
+from synth_pipeline.config import DreamBoothConfig
+from synth_pipeline.errors import ClassFailedError, StageError
+from synth_pipeline.loaded_base import LoadedBase, load_base, load_pipeline, seed_everything
+from synth_pipeline.progress import Progress, silent
+from synth_pipeline.seeds import derived_seed
+from synth_pipeline.store import file_sha256
+
+#: The attention's projections, as in the LoRA paper (Hu et al. 2022, section 4.2).
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+#: The largest norm of a step's gradient, as in the reference script.
+_CLIP_NORM = 1.0
+
+
+def run(
+    config: DreamBoothConfig,
+    *,
+    class_id: str,
+    class_name: str,
+    images: Sequence[Path],
+    base: BaseModel,
+    seed: int,
+    out_dir: Path,
+    progress: Progress = silent,
+) -> dict[str, float]:
+    """Fine-tune the base on one class's training photos and write the concept.
+
+    Args:
+        config: method, steps, learning rate, batch size, rank, prompt.
+        class_id: whose seed this is.
+        class_name: put into the instance prompt.
+        images: sanitised RGB training photos of any size.
+        base: the base model.
+        seed: of the study.
+        out_dir: gets the weights (`pytorch_lora_weights.safetensors`, or `unet/` and
+            `text_encoder/`), `card.json` and `losses.parquet`.
+        progress: told after each step.
+
+    Returns:
+        Seconds, and training steps per second.
+
+    Raises:
+        ClassFailedError: there is no photo, or one cannot be read.
+        StageError: the loss is not finite; raised before the weights move.
+    """
+    if not images:
+        raise ClassFailedError(class_id, "has no training photo; add one or leave the class out.")
+    begun_s = time.monotonic()
+    prompt = config.instance_prompt.format(class_name=class_name)
+    class_seed = derived_seed(seed, "dreambooth", class_id)
+    seed_everything(class_seed % 2**32)
+    loaded = load_base(base) if config.method == "lora" else _own_copy(base)
+    resolution_px = config.resolution_px or loaded.resolution_px
+    pixels_NCHW = _read_images(images, resolution_px, class_id)
+    trainer = _LoraTrainer(loaded, config) if config.method == "lora" else _FullTrainer(loaded)
+    try:
+        losses = _train(
+            config, loaded, trainer, pixels_NCHW, prompt, class_seed, class_id, progress
+        )
+        trainer.save(out_dir)
+    finally:
+        trainer.close()
+    table = pa.table({"step": np.arange(len(losses), dtype=np.int32), "loss": losses})
+    pq.write_table(table, out_dir / "losses.parquet")
+    card = {
+        "what": "A fine-tuned concept. It remembers faces: treat it as patient data.",
+        "base_model": base.identity,
+        "class_id": class_id,
+        "instance_prompt": prompt,
+        "method": config.method,
+        "steps": config.steps,
+        "learning_rate": config.learning_rate,
+        "batch_size": config.batch_size,
+        "lora_rank": config.rank if config.method == "lora" else None,
+        "resolution_px": resolution_px,
+        "seed": seed,
+        "training_images_sha256": sorted(file_sha256(path) for path in images),
+        "last_loss": float(np.mean(losses[-50:])),
+    }
+    (out_dir / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    seconds = time.monotonic() - begun_s
+    return {"seconds": seconds, "steps_per_s": config.steps / seconds}
+
+
+class _LoraTrainer:
+    """Adapters on the attention of the shared base; taken off again when done."""
+
+    def __init__(self, loaded: LoadedBase, config: DreamBoothConfig) -> None:
+        self.unet = loaded.pipeline.unet
+        self.unet.add_adapter(
+            LoraConfig(
+                r=config.rank,
+                lora_alpha=config.rank,
+                init_lora_weights="gaussian",
+                target_modules=list(LORA_TARGETS),
+            )
+        )
+        self.weights = [p for p in self.unet.parameters() if p.requires_grad]
+        self.trains_text = False
+
+    def save(self, out_dir: Path) -> None:
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
+        StableDiffusionPipeline.save_lora_weights(
+            out_dir, unet_lora_layers=layers, safe_serialization=True
+        )
+
+    def close(self) -> None:
+        # The next class starts from the base as it was.
+        self.unet.delete_adapters(["default"])
+        self.unet.eval()
+
+
+class _FullTrainer:
+    """All weights of UNet and text encoder, as published, on a copy of the base."""
+
+    def __init__(self, loaded: LoadedBase) -> None:
+        self.unet = loaded.pipeline.unet.requires_grad_(True)
+        self.text_encoder = loaded.pipeline.text_encoder.requires_grad_(True)
+        self.weights = [*self.unet.parameters(), *self.text_encoder.parameters()]
+        self.trains_text = True
+
+    def save(self, out_dir: Path) -> None:
+        for name, module in (("unet", self.unet), ("text_encoder", self.text_encoder)):
+            # save_pretrained notes where the base was read from; a place is no content.
+            module.register_to_config(_name_or_path="") if name == "unet" else None
+            module.save_pretrained(out_dir / name, safe_serialization=True)
+            path = out_dir / name / "config.json"
+            settings = json.loads(path.read_text())
+            settings.pop("_name_or_path", None)
+            path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+
+    def close(self) -> None:
+        pass
+
+
+def _own_copy(base: BaseModel) -> LoadedBase:
+    """The base read afresh: training in full would spoil the shared one."""
+    shared = load_base(base)
+    pipeline = load_pipeline(base.folder, base.vae_folder).to(shared.accelerator.device)
+    pipeline.vae.requires_grad_(False)
+    return LoadedBase(pipeline, shared.accelerator)
+
+
+def _train(
+    config: DreamBoothConfig,
+    loaded: LoadedBase,
+    trainer: "_LoraTrainer | _FullTrainer",
+    pixels_NCHW: torch.Tensor,
+    prompt: str,
+    class_seed: int,
+    class_id: str,
+    progress: Progress,
+) -> list[float]:
+    """The training loop; returns the loss of every step."""
+    pipeline, accelerator = loaded.pipeline, loaded.accelerator
+    device = accelerator.device
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    optimiser = torch.optim.AdamW(trainer.weights, lr=config.learning_rate, weight_decay=1e-2)
+    optimiser = accelerator.prepare_optimizer(optimiser)
+    means, deviations = _encode(pipeline, pixels_NCHW.to(device))
+    ids = pipeline.tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=pipeline.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids.to(device)
+    with torch.no_grad():
+        words_1TD = pipeline.text_encoder(ids)[0]
+    trainer.unet.train()
+    losses: list[float] = []
+    for step in range(config.steps):
+        # Every step has a generator of its own, so that a step never depends on how it was reached.
+        generator = torch.Generator().manual_seed(derived_seed(class_seed, step))
+        chosen = torch.randint(len(means), (config.batch_size,), generator=generator)
+        shape = (config.batch_size, *means.shape[1:])
+        spread = torch.randn(shape, generator=generator).to(device)
+        latents = means[chosen] + deviations[chosen] * spread
+        noise = torch.randn(shape, generator=generator).to(device)
+        steps_B = torch.randint(
+            scheduler.config.num_train_timesteps, (config.batch_size,), generator=generator
+        ).to(device)
+        noisy = scheduler.add_noise(latents, noise, steps_B)
+        with accelerator.autocast():
+            if trainer.trains_text:
+                words_1TD = pipeline.text_encoder(ids)[0]
+            words_BTD = words_1TD.expand(config.batch_size, -1, -1)
+            predicted = trainer.unet(noisy, steps_B, words_BTD).sample
+        wanted = (
+            scheduler.get_velocity(latents, noise, steps_B)
+            if scheduler.config.prediction_type == "v_prediction"
+            else noise
+        )
+        loss = F.mse_loss(predicted.float(), wanted.float())
+        if not torch.isfinite(loss):
+            raise StageError(
+                f"class {class_id}: the loss of step {step + 1} is not finite; "
+                "lower dreambooth.learning_rate."
+            )
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(trainer.weights, _CLIP_NORM)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+        progress(step + 1, config.steps, f"loss {np.mean(losses[-50:]):.4f}")
+    return losses
+
+
+@torch.no_grad()
+def _encode(
+    pipeline: StableDiffusionPipeline, pixels_NCHW: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of each photo's latents, scaled as the UNet wants them."""
+    means, deviations = [], []
+    for image_CHW in pixels_NCHW:  # one at a time: at 512 px the encoder is what fills the memory
+        posterior = pipeline.vae.encode(image_CHW[None]).latent_dist
+        means.append(posterior.mean)
+        deviations.append(posterior.std)
+    scale = pipeline.vae.config.scaling_factor
+    return torch.cat(means) * scale, torch.cat(deviations) * scale
+
+
+def _read_images(images: Sequence[Path], resolution_px: int, class_id: str) -> torch.Tensor:
+    """(N, 3, resolution, resolution) float32 in -1..1: padded to a square with grey, resized."""
+    found = []
+    for path in images:
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except OSError:
+            raise ClassFailedError(
+                class_id, "a training photo of it cannot be read; import the cases again."
+            ) from None
+        square = ImageOps.pad(
+            image,
+            (resolution_px, resolution_px),
+            method=Image.Resampling.LANCZOS,
+            color=(128, 128, 128),
+        )
+        found.append(np.asarray(square, np.float32) / 127.5 - 1)
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,161 @@
+"""MediaPipe's face mesh: 478 points of the largest face in each image."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from synth_pipeline.errors import ClassFailedError
+from synth_pipeline.progress import Progress, silent
+
+# MediaPipe's C++ writes notices to the terminal and looks at this once, when it is loaded.
+os.environ.setdefault("GLOG_minloglevel", "3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+POINTS = 478
+_MOST_FACES = 5
+
+
+@dataclass(frozen=True)
+class LandmarkTable:
+    """Landmarks of several images.
+
+    Attributes:
+        image_ids: N ids, in the order of the table.
+        found: (N,) bool, whether a face was found.
+        points_px: (N, 478, 3) float32; x right, y down, z away from the camera, all in pixels of
+            the image; not-a-number where no face was found.
+    """
+
+    image_ids: tuple[str, ...]
+    found: np.ndarray
+    points_px: np.ndarray
+
+
+def run(
+    images: Sequence[tuple[str, Path]],
+    *,
+    model: Path,
+    out_dir: Path,
+    class_id: str,
+    require_face: bool,
+    progress: Progress = silent,
+) -> dict[str, float]:
+    """Write `landmarks.parquet` for images of one class.
+
+    Args:
+        images: id and file of each, RGB.
+        model: `face_landmarker.task`.
+        out_dir: an empty folder.
+        class_id: for the message.
+        require_face: whether a class without any face is an error (real photos), or only a fact
+            (synthetic images).
+        progress: told after each image.
+
+    Returns:
+        How many images there were, and in how many a face was found.
+
+    Raises:
+        ClassFailedError: `require_face`, and there is no face in any image.
+    """
+    rows = []
+    with _detector(model) as detect:
+        for done, (image_id, path) in enumerate(images, start=1):
+            with Image.open(path) as opened:
+                pixels_HWC = np.asarray(opened.convert("RGB"))
+            points_px, faces = _largest_face(detect, pixels_HWC)
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "found": points_px is not None,
+                    "faces": faces,
+                    "width_px": pixels_HWC.shape[1],
+                    "height_px": pixels_HWC.shape[0],
+                    "points": None if points_px is None else points_px.ravel(),
+                }
+            )
+            progress(done, len(images), "")
+    found = sum(row["found"] for row in rows)
+    if require_face and not found:
+        raise ClassFailedError(
+            class_id,
+            f"no face was found in any of its {len(rows)} training photos; "
+            "add a photo that shows the face from the front, or leave the class out.",
+        )
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "landmarks.parquet")
+    return {"images": len(rows), "found": found}
+
+
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("found", pa.bool_()),
+        ("faces", pa.int32()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("points", pa.list_(pa.float32())),
+    ]
+)
+
+
+def load(folder: Path) -> LandmarkTable:
+    """Read a `landmarks` artifact."""
+    table = pq.read_table(folder / "landmarks.parquet")
+    found = table["found"].to_numpy()
+    points_px = np.full((len(found), POINTS, 3), np.nan, np.float32)
+    for place, row in enumerate(table["points"]):
+        if row.is_valid:
+            points_px[place] = row.values.to_numpy().reshape(POINTS, 3)
+    return LandmarkTable(tuple(table["image_id"].to_pylist()), found, points_px)
+
+
+@contextmanager
+def _detector(model: Path) -> Iterator[Any]:
+    """A function from (H, W, 3) uint8 to MediaPipe's result."""
+    import mediapipe as mp
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    options = vision.FaceLandmarkerOptions(
+        base_options=BaseOptions(model_asset_path=str(model)), num_faces=_MOST_FACES
+    )
+    # Closed by hand: left to the interpreter's end, it prints a traceback.
+    with vision.FaceLandmarker.create_from_options(options) as landmarker:
+        yield lambda pixels: landmarker.detect(
+            mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
+        )
+
+
+def _largest_face(detect: Any, pixels_HWC: np.ndarray) -> tuple[np.ndarray | None, int]:
+    """(478, 3) float32 pixels of the largest face, or none; and the number of faces."""
+    faces = _faces(detect, pixels_HWC, 0)
+    if not faces:
+        # A tight crop: the detector wants some room around a face.
+        margin = max(pixels_HWC.shape[:2]) // 2
+        padded = np.pad(pixels_HWC, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+        faces = _faces(detect, padded, margin)
+    if not faces:
+        return None, 0
+    areas = [float(np.prod(np.ptp(face[:, :2], axis=0))) for face in faces]
+    return faces[int(np.argmax(areas))], len(faces)
+
+
+def _faces(detect: Any, pixels_HWC: np.ndarray, margin_px: int) -> list[np.ndarray]:
+    height_px, width_px = pixels_HWC.shape[:2]
+    return [
+        np.array(
+            [
+                # z is given in the unit of x, which is the image's width.
+                (p.x * width_px - margin_px, p.y * height_px - margin_px, p.z * width_px)
+                for p in face
+            ],
+            np.float32,
+        )
+        for face in detect(pixels_HWC).face_landmarks
+    ]

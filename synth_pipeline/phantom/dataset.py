@@ -1,0 +1,183 @@
+"""Folders of phantoms: conditions with training and held-out images, and their ground truth."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from synth_pipeline.errors import InputError
+from synth_pipeline.phantom import appearance, phenotypes
+from synth_pipeline.phantom.mesh import load_mesh
+from synth_pipeline.phantom.render import render
+from synth_pipeline.progress import Progress, silent
+
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
+_LARGEST_CLASSES, _LARGEST_IMAGES = 1000, 1000
+_SIZES_PX = (64, 1024)
+
+
+class PhantomRenderer:
+    """The mesh and its fields, loaded once; makes a picture of any shape.
+
+    Args:
+        landmark_model: `face_landmarker.task`, which holds the canonical mesh.
+    """
+
+    def __init__(self, landmark_model: Path) -> None:
+        mesh = load_mesh(landmark_model)
+        self._triangles = mesh.triangles
+        self._child = phenotypes.childlike(mesh.vertices)
+        self._fields = phenotypes.displacement_fields(mesh.vertices)
+
+    def shape(self, values_sd: np.ndarray) -> np.ndarray:
+        """The (468, 3) vertices in centimetres for (len(FIELDS),) amounts in SD."""
+        return self._child + np.tensordot(values_sd, self._fields, 1)
+
+    def picture(
+        self, values_sd: np.ndarray, look: appearance.Appearance, size_px: int, seed: int
+    ) -> Image.Image:
+        """Draw a person of this shape in these circumstances."""
+        return render(self.shape(values_sd), self._triangles, look, size_px, seed)
+
+
+def class_names(classes: int, seed: int) -> list[str]:
+    """Invented words, all different: neither a syndrome nor a person goes by them."""
+    rng = np.random.default_rng([seed, 0])
+    names: list[str] = []
+    while len(names) < classes:
+        syllables = [
+            _CONSONANTS[int(rng.integers(len(_CONSONANTS)))] + _VOWELS[int(rng.integers(5))]
+            for _ in range(3)
+        ]
+        word = "".join(syllables)
+        if word not in names:
+            names.append(word)
+    return names
+
+
+def make_dataset(
+    out_dir: Path,
+    *,
+    classes: int,
+    per_class: int,
+    test_per_class: int,
+    size_px: int,
+    seed: int,
+    mesh_path: Path,
+    progress: Progress = silent,
+) -> None:
+    """Render conditions into `images/<class>/<n>.png` with `cases.csv` and `truth.jsonl`.
+
+    Every image is a person of its own: its own shape, expression of the terms and circumstances.
+
+    Args:
+        out_dir: a folder that is absent or empty.
+        classes: number of conditions.
+        per_class: training images of each.
+        test_per_class: held-out images of each.
+        size_px: width and height.
+        seed: same seed, same bytes.
+        mesh_path: `face_landmarker.task`.
+        progress: told after each image.
+
+    Raises:
+        InputError: a number is impossible, or the folder is not empty; nothing is written then.
+    """
+    _check(out_dir, classes, per_class, test_per_class, size_px)
+    renderer = PhantomRenderer(mesh_path)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    rows, truths = [], []
+    total = classes * (per_class + test_per_class)
+    for class_index, name in enumerate(class_names(classes, seed)):
+        condition = phenotypes.condition(seed, class_index, name)
+        folder = out_dir / "images" / name
+        folder.mkdir(parents=True)
+        for number in range(per_class + test_per_class):
+            rng = np.random.default_rng([seed, 2, class_index, number])
+            shown = {
+                hpo_id: size
+                for hpo_id, size in condition.sizes_sd.items()
+                if rng.random() < condition.penetrance[hpo_id]
+            }
+            values_sd, terms = phenotypes.individual_sd(rng, shown)
+            look = appearance.draw(rng)
+            picture = renderer.picture(values_sd, look, size_px, int(rng.integers(2**31)))
+            file = f"images/{name}/{number:03d}.png"
+            save_png(picture, out_dir / file, {"generator": "synth-pipeline phantom"})
+            split = "train" if number < per_class else "test"
+            rows.append((file, name, f"{name}-{number:03d}", split))
+            truths.append(_truth(file, condition, terms, values_sd, look))
+            progress(len(rows), total, "")
+    with (out_dir / "cases.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("file", "class", "subject", "split"))
+        writer.writerows(rows)
+    (out_dir / "truth.jsonl").write_text("\n".join(truths) + "\n", encoding="utf-8")
+
+
+def random_person(
+    rng: np.random.Generator, renderer: PhantomRenderer, size_px: int
+) -> tuple[Image.Image, str]:
+    """A person with up to six terms drawn over the whole space, and a caption that names them."""
+    count = int(rng.integers(0, 7))
+    fields = rng.choice(len(phenotypes.FIELDS), size=count, replace=False)
+    shown: dict[str, float] = {}
+    names = []
+    for number in fields:
+        choices = [t for t in phenotypes.TERMS if t.field == phenotypes.FIELDS[number]]
+        term = choices[int(rng.integers(len(choices)))]
+        # Wider than a condition's range, so that what a study asks for lies well inside.
+        shown[term.hpo_id] = term.sign * float(rng.uniform(1.5, 4.6))
+        names.append(term.name)
+    values_sd, _ = phenotypes.individual_sd(rng, shown)
+    look = appearance.draw(rng)
+    picture = renderer.picture(values_sd, look, size_px, int(rng.integers(2**31)))
+    return picture, appearance.caption(look, names)
+
+
+def save_png(picture: Image.Image, path: Path, about: Mapping[str, str]) -> None:
+    """Write a PNG that says in its metadata that it is synthetic."""
+    info = PngImagePlugin.PngInfo()
+    for name, value in {"synthetic": "true", **about}.items():
+        info.add_text(name, value)
+    picture.save(path, pnginfo=info)
+
+
+def _check(out_dir: Path, classes: int, per_class: int, test_per_class: int, size_px: int) -> None:
+    if not 1 <= classes <= _LARGEST_CLASSES:
+        raise InputError(f"--classes {classes}: choose between 1 and {_LARGEST_CLASSES}.")
+    if not 1 <= per_class <= _LARGEST_IMAGES:
+        raise InputError(f"--per-class {per_class}: choose between 1 and {_LARGEST_IMAGES}.")
+    if not 0 <= test_per_class <= _LARGEST_IMAGES:
+        raise InputError(
+            f"--test-per-class {test_per_class}: choose between 0 and {_LARGEST_IMAGES}."
+        )
+    if not _SIZES_PX[0] <= size_px <= _SIZES_PX[1]:
+        raise InputError(f"--size-px {size_px}: choose between {_SIZES_PX[0]} and {_SIZES_PX[1]}.")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InputError(f"{out_dir} is not empty: choose another folder, or empty it first.")
+
+
+def _truth(
+    file: str,
+    condition: phenotypes.Condition,
+    terms: list[str],
+    values_sd: np.ndarray,
+    look: appearance.Appearance,
+) -> str:
+    return json.dumps(
+        {
+            "file": file,
+            "condition": condition.name,
+            "condition_terms_sd": dict(condition.sizes_sd),
+            "terms": terms,
+            "shape_sd": dict(
+                zip(phenotypes.FIELDS, (round(float(v), 4) for v in values_sd), strict=True)
+            ),
+            "appearance": asdict(look),
+        }
+    )

@@ -1,0 +1,138 @@
+"""Which synthetic images are trained on: the best by cosine, at several scales.
+
+Not eligible are images without a face and images that the copy audit withholds. Scales are nested:
+the larger contain the smaller.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synth_pipeline.config import SelectionConfig
+from synth_pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A selected synthetic image."""
+
+    class_id: str
+    index: int
+    cosine: float
+    sha256: str
+
+
+def resolve_scales(scales: Sequence[int | float], generated: int) -> list[int]:
+    """Numbers of images, ascending and different.
+
+    Args:
+        scales: integers are numbers of images, shares are of all that are generated.
+        generated: how many images the study generates.
+
+    Raises:
+        InputError: a scale is larger than what is generated.
+    """
+    numbers = set()
+    for scale in scales:
+        number = scale if isinstance(scale, int) else max(1, round(scale * generated))
+        if number > generated:
+            raise InputError(
+                f"selection.scales asks for {number} images, but only {generated} are generated; "
+                "raise sampling.images_per_class or lower the scale."
+            )
+        numbers.add(number)
+    return sorted(numbers)
+
+
+def run(
+    config: SelectionConfig,
+    *,
+    ranking_dir: Path,
+    copies_dir: Path,
+    sha256: Mapping[tuple[str, int], str],
+    out_dir: Path,
+) -> dict[str, float]:
+    """Write `selection.parquet`.
+
+    `top-per-class`, what the paper's text says: every class gives its best, one each in turn, so
+    that classes stay balanced at every scale. `top-overall`, the published settings: the best of
+    all classes together, which unbalances them as the scale shrinks.
+
+    Args:
+        config: strategy and scales.
+        ranking_dir: a `ranking` artifact.
+        copies_dir: a `copies` artifact.
+        sha256: of every synthetic image, by class and index.
+        out_dir: an empty folder.
+
+    Returns:
+        How many images are eligible, and how many the largest scale lacks.
+
+    Raises:
+        InputError: no image is eligible.
+    """
+    withheld = {
+        (row["class_id"], row["index"])
+        for row in pq.read_table(copies_dir / "copies.parquet").to_pylist()
+        if row["copy"]
+    }
+    eligible: dict[str, list[Pick]] = defaultdict(list)
+    for row in pq.read_table(ranking_dir / "ranking.parquet").to_pylist():
+        place = (row["class_id"], row["index"])
+        if row["found"] and place not in withheld:
+            eligible[row["class_id"]].append(Pick(*place, row["cosine"], sha256[place]))
+    if not eligible:
+        raise InputError(
+            "No synthetic image has a face and passed the copy audit; look at the images, then "
+            "raise dreambooth.steps or choose another base model."
+        )
+    for picks in eligible.values():
+        picks.sort(key=_best_first)
+    ordered = _in_turn(eligible) if config.strategy == "top-per-class" else _all_together(eligible)
+    scales = resolve_scales(config.scales, len(sha256))
+    rows = [
+        {
+            "scale": scale,
+            "position": position,
+            "class_id": pick.class_id,
+            "index": pick.index,
+            "cosine": pick.cosine,
+            "sha256": pick.sha256,
+        }
+        for scale in scales
+        for position, pick in enumerate(ordered[:scale])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), out_dir / "selection.parquet")
+    return {"eligible": len(ordered), "missing": max(0, max(scales) - len(ordered))}
+
+
+def load(folder: Path) -> dict[int, list[Pick]]:
+    """The picks of every scale of a `selection` artifact, in their order."""
+    scales: dict[int, list[Pick]] = defaultdict(list)
+    for row in pq.read_table(folder / "selection.parquet").to_pylist():
+        scales[row["scale"]].append(
+            Pick(row["class_id"], row["index"], row["cosine"], row["sha256"])
+        )
+    return dict(scales)
+
+
+def _best_first(pick: Pick) -> tuple[float, str, int]:
+    # Equal cosines are put in order by name, so that the order of input never matters.
+    return (-pick.cosine, pick.class_id, pick.index)
+
+
+def _all_together(eligible: Mapping[str, list[Pick]]) -> list[Pick]:
+    return sorted((pick for picks in eligible.values() for pick in picks), key=_best_first)
+
+
+def _in_turn(eligible: Mapping[str, list[Pick]]) -> list[Pick]:
+    """Everybody's best, then everybody's second best; a class that has run out is passed over."""
+    ordered = []
+    for place in range(max(len(picks) for picks in eligible.values())):
+        turn = [picks[place] for picks in eligible.values() if place < len(picks)]
+        ordered += sorted(turn, key=_best_first)
+    return ordered
