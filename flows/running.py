@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -110,7 +111,7 @@ def show_progress() -> None:
     logger.addHandler(handler)
 
 
-def _tell_the_end(study: Study, result: dict, took_s: float) -> int:
+def _tell_the_end(study: Study, result: Any, took_s: float) -> int:
     made = f"{result['executed']} stages run, {result['cached']} cached"
     print(f"\n{study.config.name}: {made}, {took_s:.0f} s")
     if result["until"] == "report":

@@ -1,4 +1,4 @@
-"""The copy audit: does a synthetic image show a training photo again?
+"""The copy audit: which synthetic images show a training photo again.
 
 Two measures that a copy cannot easily escape together: a perceptual hash, which survives scaling,
 recompression and colour, and the correlation of small grey pictures. Each is also taken of the
@@ -54,12 +54,18 @@ def run(
     thresholds = _thresholds(config, [subject for _, subject, _ in photos], hashes_R, small_R)
     (out_dir / "thresholds.json").write_text(json.dumps(thresholds, indent=1) + "\n")
     rows = []
+    copies = 0
     for done, name in enumerate(sorted(synthetic), start=1):
         hashes_S, small_S = _describe([path for _, path in synthetic[name]])
         bits = np.minimum(_bits(hashes_S, hashes_R), _bits(hashes_S, mirrored[0]))
         pixels = np.minimum(_apart(small_S, small_R), _apart(small_S, mirrored[1]))
         for place, (index, _) in enumerate(synthetic[name]):
             nearest = int(np.argmin(pixels[place]))
+            copy = bool(
+                bits[place].min() <= thresholds["hash_distance"]
+                or pixels[place].min() <= thresholds["pixel_distance"]
+            )
+            copies += copy
             rows.append(
                 {
                     "class_id": name,
@@ -67,15 +73,12 @@ def run(
                     "nearest_case_id": photos[nearest][0],
                     "hash_distance": int(bits[place].min()),
                     "pixel_distance": float(pixels[place].min()),
-                    "copy": bool(
-                        bits[place].min() <= thresholds["hash_distance"]
-                        or pixels[place].min() <= thresholds["pixel_distance"]
-                    ),
+                    "copy": copy,
                 }
             )
         progress(done, len(synthetic), "classes")
     pq.write_table(pa.Table.from_pylist(rows), out_dir / "copies.parquet")
-    return {"images": len(rows), "copies": sum(row["copy"] for row in rows)}
+    return {"images": len(rows), "copies": copies}
 
 
 def _thresholds(

@@ -568,13 +568,14 @@ class Study:
         regime: Regime,
         scale: int | None,
     ) -> list[Any]:
-        from synth_pipeline import sampling, training
+        from synth_pipeline import sampling
+        from synth_pipeline.recognition_data import Example
 
         found = []
         if regime != "synthetic":
             case_set = cases.load(inputs["cases"])
             found += [
-                training.Example(case.path, name, case.subject_id, False)
+                Example(case.path, name, case.subject_id, False)
                 for name in classes
                 for case in case_set.train(name)
             ]
@@ -586,7 +587,7 @@ class Study:
                 for sample in sampling.load(inputs[f"sampling/{name}"])
             }
             found += [
-                training.Example(
+                Example(
                     paths[pick.class_id, pick.index],
                     pick.class_id,
                     f"{pick.class_id}/{pick.index}",

@@ -70,7 +70,7 @@ class Appearance:
 def draw(rng: np.random.Generator) -> Appearance:
     """Draw a photo's circumstances; the order of the draws is part of the phantoms' version."""
 
-    def pick(names):  # type: ignore[no-untyped-def]
+    def pick(names):
         return list(names)[int(rng.integers(len(names)))]
 
     skin = pick(SKINS)

@@ -99,7 +99,7 @@ def load_mesh(landmark_model: Path) -> Mesh:
         with zipfile.ZipFile(landmark_model) as archive:
             metadata = archive.read(_MEMBER)
         # Field 1 of the metadata is the mesh: field 3 its vertices, field 4 its indices.
-        mesh = next(value for number, value in _fields(metadata) if number == 1)
+        mesh = next(v for n, v in _fields(metadata) if n == 1 and isinstance(v, bytes))
         vertex_buffer = b"".join(v for n, v in _fields(mesh) if n == 3 and isinstance(v, bytes))
         floats = np.frombuffer(vertex_buffer, "<f4")
         if not vertex_buffer:

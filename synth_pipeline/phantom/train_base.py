@@ -7,7 +7,6 @@ step's batch depends on (seed, step) alone, so that a resumed training goes on a
 import csv
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -61,7 +60,7 @@ class _Training:
             },
             beside,
         )
-        os.replace(beside, self.path)
+        beside.replace(self.path)
 
     def run(self, loss_of_step, progress: Progress, note: str) -> None:  # type: ignore[no-untyped-def]
         """Step until `steps`; the loss is looked at before the weights move."""
@@ -228,7 +227,7 @@ def _encode_all(
     latents = np.concatenate(found)
     beside = path.with_suffix(".part.npy")
     np.save(beside, latents)
-    os.replace(beside, path)
+    beside.replace(path)
     return latents
 
 

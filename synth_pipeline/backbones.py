@@ -1,0 +1,75 @@
+"""The recognisers' networks, by timm name, each with the input normalisation it was made for."""
+
+import difflib
+from dataclasses import dataclass
+
+from synth_pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class InputNorm:
+    """What a backbone subtracts and divides by, for each of R, G, B, in units of 0..1."""
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+def check(name: str) -> None:
+    """Make sure that timm has a backbone of this name; downloads nothing.
+
+    Raises:
+        InputError: it has none; names that come near are given.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()."
+        raise InputError(f"recognition.backbones: timm has no model {name}{hint}")
+
+
+def weights_identity(name: str, pretrained: bool) -> str:
+    """Which first weights a backbone starts from, as it enters the content key."""
+    if not pretrained:
+        return "random"
+    import timm
+
+    settings = timm.get_pretrained_cfg(name)
+    source = getattr(settings, "hf_hub_id", None) or getattr(settings, "url", None) or "none"
+    return f"{name} {getattr(settings, 'tag', '')} {source}".strip()
+
+
+def create(name: str, *, classes: int, pretrained: bool, dropout: float):  # type: ignore[no-untyped-def]
+    """Build a backbone with an n-way linear head after dropout.
+
+    Args:
+        name: of a timm model.
+        classes: outputs of the head.
+        pretrained: start from timm's published weights; they are downloaded, or taken from the
+            hub's cache.
+        dropout: before the head, 0 to 1.
+
+    Returns:
+        A `torch.nn.Module` from (N, 3, H, W) float32 to (N, classes) logits, whose state
+        dictionary `timm.create_model(name, num_classes=classes)` loads; and its `InputNorm`.
+
+    Raises:
+        InputError: the weights cannot be had.
+    """
+    import timm
+
+    check(name)
+    try:
+        model = timm.create_model(
+            name, pretrained=pretrained, num_classes=classes, drop_rate=dropout
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise
+        raise InputError(
+            f"The pretrained weights of {name} are neither cached here nor can they be "
+            "downloaded; set recognition.pretrained to false, or fill the hub's cache "
+            f"({type(error).__name__})."
+        ) from None
+    settings = model.pretrained_cfg
+    return model, InputNorm(tuple(settings["mean"]), tuple(settings["std"]))

@@ -1,0 +1,98 @@
+"""Ask a recogniser's folds about the held-out real photos, and keep what they say."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
+
+from synth_pipeline import backbones
+from synth_pipeline.config import RecognitionConfig, Regime
+from synth_pipeline.errors import InputError
+from synth_pipeline.recognition_data import read_pictures
+from synth_pipeline.training import predict
+
+
+def run(
+    config: RecognitionConfig,
+    *,
+    backbone: str,
+    regime: Regime,
+    scale: int | None,
+    classes: Sequence[str],
+    fold_dirs: Sequence[Path],
+    test: Sequence[tuple[str, str, Path]],
+    out_dir: Path,
+) -> dict[str, float]:
+    """Write `predictions.parquet` and `classes.json`.
+
+    Args:
+        config: as the folds were trained with.
+        backbone: timm name.
+        regime: what the folds were trained on.
+        scale: number of synthetic images, or none for the regime `real`.
+        classes: the order of the head's outputs.
+        fold_dirs: `training` artifacts, by fold.
+        test: (case id, class id, file) of the held-out photos.
+        out_dir: an empty folder.
+
+    Returns:
+        The number of test images and the mean Top-1.
+
+    Raises:
+        InputError: no photo is held out.
+    """
+    if not test:
+        raise InputError(
+            "No photo is held out, so nothing can be evaluated; raise cases.test_fraction, or add "
+            "photos: a class of one is for training only."
+        )
+    pictures = torch.from_numpy(read_pictures([path for _, _, path in test], config.size_px))
+    model, norm = backbones.create(
+        backbone, classes=len(classes), pretrained=False, dropout=config.dropout
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device, memory_format=torch.channels_last)
+    rows = []
+    right = 0
+    for fold, folder in enumerate(fold_dirs):
+        trained_on = json.loads((folder / "fold.json").read_bytes())
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        probabilities_NK = predict(model, pictures, norm, config.batch_size).softmax(1).numpy()
+        for (case_id, class_id, _), row in zip(test, probabilities_NK, strict=True):
+            right += classes[int(row.argmax())] == class_id
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "regime": regime,
+                    "scale": scale,
+                    # How many images a fold could learn from, validation included.
+                    "images": trained_on["training_images"] + trained_on["validation_images"],
+                    "fold": fold,
+                    "case_id": case_id,
+                    "class_id": class_id,
+                    "true_index": classes.index(class_id),
+                    "probabilities": row,
+                }
+            )
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "predictions.parquet")
+    (out_dir / "classes.json").write_text(json.dumps(list(classes), indent=1) + "\n")
+    return {"test_images": len(test), "top1": right / len(rows)}
+
+
+_SCHEMA = pa.schema(
+    [
+        ("backbone", pa.string()),
+        ("regime", pa.string()),
+        ("scale", pa.int32()),
+        ("images", pa.int32()),
+        ("fold", pa.int32()),
+        ("case_id", pa.string()),
+        ("class_id", pa.string()),
+        ("true_index", pa.int32()),
+        ("probabilities", pa.list_(pa.float32())),
+    ]
+)

@@ -1,0 +1,162 @@
+"""One HTML file that tells what a study found, and on what.
+
+Self-contained: no script, no address, no real photo. The synthetic images in it were selected, so
+they have a face and have passed the copy audit.
+"""
+
+import base64
+import io
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow.parquet as pq
+from markupsafe import Markup
+from PIL import Image
+
+from synth_pipeline import figures
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_THUMBNAIL_PX = 112
+_METRICS = ("top1", "top5", "top10", "top30", "macro_f1")
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything that the report says comes from here.
+
+    Attributes:
+        config_yaml: the resolved configuration, fit to be shown.
+        scores, predictions, ranking, copies, selection: Parquet files of the study.
+        case_counts: class_id, train and test for each class.
+        failed: class id to the sentence that says why it is not in the results.
+        provenance: stage, label, key and digest of every artifact.
+        versions: of the libraries.
+        synthetic_images: class id to images that passed the audit.
+    """
+
+    name: str
+    config_yaml: str
+    scores: Path
+    predictions: Path
+    ranking: Path
+    copies: Path
+    selection: Path
+    case_counts: Sequence[Mapping[str, Any]]
+    failed: Mapping[str, str]
+    provenance: Sequence[Mapping[str, str]]
+    versions: Mapping[str, str]
+    base_model: str
+    synthetic_images: Mapping[str, Sequence[Path]]
+
+
+def render(inputs: ReportInputs, out_file: Path) -> None:
+    """Write the report; the same inputs give the same bytes.
+
+    Args:
+        inputs: what it is made of.
+        out_file: the HTML file to write.
+    """
+    scores = pq.read_table(inputs.scores).to_pylist()
+    ranking = pq.read_table(inputs.ranking).to_pylist()
+    copies = pq.read_table(inputs.copies).to_pylist()
+    selection = pq.read_table(inputs.selection).to_pylist()
+    cases_tested = pq.read_table(inputs.predictions, columns=["case_id"])["case_id"]
+    top1 = [row for row in scores if row["metric"] == "top1"]
+    ranks = [row["true_class_rank"] for row in ranking if row["found"]]
+    largest = max(row["scale"] for row in selection)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    page = environment.get_template("report.html.j2").render(
+        name=inputs.name,
+        test_images=len(set(cases_tested.to_pylist())),
+        classes=len(inputs.case_counts),
+        best=_best_by_regime(top1),
+        folds=top1[0]["folds"],
+        table=_table(scores),
+        metrics=_METRICS,
+        depth={row["metric"]: row["k"] for row in scores},
+        scale_figure=Markup(figures.accuracy_against_scale(top1)),
+        rank_figure=Markup(figures.true_class_ranks(ranks, len(inputs.case_counts))),
+        ranked_first=sum(rank == 1 for rank in ranks),
+        ranked=len(ranks),
+        median_rank=statistics.median(ranks) if ranks else None,
+        generated=len(ranking),
+        withheld=sum(row["copy"] for row in copies),
+        class_rows=_class_rows(inputs.case_counts, ranking, copies, selection, largest),
+        largest=largest,
+        failed=sorted(inputs.failed.items()),
+        pictures={
+            name: [_thumbnail(path) for path in paths]
+            for name, paths in sorted(inputs.synthetic_images.items())
+        },
+        base_model=inputs.base_model,
+        versions=sorted(inputs.versions.items()),
+        config_yaml=inputs.config_yaml,
+        provenance=inputs.provenance,
+    )
+    out_file.write_text(page, encoding="utf-8")
+
+
+def _best_by_regime(top1: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    regimes = dict.fromkeys(row["regime"] for row in top1)
+    return [
+        max((row for row in top1 if row["regime"] == regime), key=lambda row: row["mean"])
+        for regime in regimes
+    ]
+
+
+def _table(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each run, with its metrics by name."""
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in scores:
+        run = (row["backbone"], row["regime"], row["scale"])
+        line = lines.setdefault(
+            run, {"backbone": run[0], "regime": run[1], "images": row["images"], "metrics": {}}
+        )
+        line["metrics"][row["metric"]] = row
+    return list(lines.values())
+
+
+def _class_rows(
+    case_counts: Sequence[Mapping[str, Any]],
+    ranking: Sequence[Mapping[str, Any]],
+    copies: Sequence[Mapping[str, Any]],
+    selection: Sequence[Mapping[str, Any]],
+    largest: int,
+) -> list[dict[str, Any]]:
+    generated = Counter(row["class_id"] for row in ranking)
+    found = Counter(row["class_id"] for row in ranking if row["found"])
+    first = Counter(row["class_id"] for row in ranking if row["true_class_rank"] == 1)
+    withheld = Counter(row["class_id"] for row in copies if row["copy"])
+    selected = Counter(row["class_id"] for row in selection if row["scale"] == largest)
+    return [
+        {
+            **counts,
+            "generated": generated[counts["class_id"]],
+            "found": found[counts["class_id"]],
+            "first": first[counts["class_id"]],
+            "withheld": withheld[counts["class_id"]],
+            "selected": selected[counts["class_id"]],
+        }
+        for counts in case_counts
+    ]
+
+
+def _thumbnail(path: Path) -> str:
+    """A small picture as a data address."""
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB").resize((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

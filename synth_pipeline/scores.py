@@ -1,0 +1,128 @@
+"""From predictions to accuracies: each derived from what was stored, each with an interval.
+
+The interval is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13) that draws test
+images *and* folds again: five folds share one small test set, so the spread over folds alone is far
+too narrow.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synth_pipeline.seeds import derived_seed
+
+TOP_K = (1, 5, 10, 30)
+_RESAMPLES = 2000
+_LEVEL = 0.95
+
+
+def run(predictions: Sequence[Path], *, seed: int, out_dir: Path) -> dict[str, float]:
+    """Write `scores.parquet`: one row for each run and metric.
+
+    Columns: backbone, regime, scale (null for `real`), images (trained on), metric (`top1` ...
+    `macro_f1`), k (capped at the number of classes; null for F1), mean and sample deviation over
+    folds, low and high of the 95 % interval, folds, test_images, classes. Shares are 0 to 1.
+
+    Args:
+        predictions: `predictions.parquet` of every evaluation.
+        seed: of the bootstrap.
+        out_dir: an empty folder.
+    """
+    rows = [row for path in predictions for row in _score(pq.read_table(path), seed)]
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "scores.parquet")
+    return {"runs": len(predictions)}
+
+
+_SCHEMA = pa.schema(
+    [
+        ("backbone", pa.string()),
+        ("regime", pa.string()),
+        ("scale", pa.int32()),
+        ("images", pa.int32()),
+        ("metric", pa.string()),
+        ("k", pa.int32()),
+        ("mean", pa.float64()),
+        ("deviation", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("folds", pa.int32()),
+        ("test_images", pa.int32()),
+        ("classes", pa.int32()),
+    ]
+)
+
+
+def _score(table: pa.Table, seed: int) -> list[dict]:
+    first = table.slice(0, 1).to_pylist()[0]
+    folds = int(table["fold"].to_numpy().max()) + 1
+    probabilities_FNK = np.stack(table["probabilities"].to_numpy()).reshape(
+        folds, table.num_rows // folds, -1
+    )
+    true_N = table["true_index"].to_numpy()[: probabilities_FNK.shape[1]]
+    images, classes = probabilities_FNK.shape[1:]
+    run_name = (first["backbone"], first["regime"], first["scale"] or 0)
+    rng = np.random.default_rng(derived_seed(seed, "bootstrap", *run_name))
+    # How often each image and each fold is drawn in each resample.
+    images_BN = rng.multinomial(images, np.full(images, 1 / images), _RESAMPLES)
+    folds_BF = rng.multinomial(folds, np.full(folds, 1 / folds), _RESAMPLES)
+    ranks_FN = true_ranks(probabilities_FNK, true_N)
+    rows: list[tuple[str, int | None, np.ndarray, np.ndarray]] = []
+    for k in TOP_K:
+        right_FN = (ranks_FN <= k).astype(np.float64)
+        resampled_B = np.einsum("bf,fn,bn->b", folds_BF, right_FN, images_BN) / (folds * images)
+        rows.append((f"top{k}", min(k, classes), right_FN.mean(1), resampled_B))
+    guesses_FN = probabilities_FNK.argmax(2)
+    per_fold_F = np.array(
+        [macro_f1(g, true_N, classes, np.ones((1, images)))[0] for g in guesses_FN]
+    )
+    per_fold_FB = np.stack([macro_f1(g, true_N, classes, images_BN) for g in guesses_FN])
+    rows.append(("macro_f1", None, per_fold_F, (folds_BF * per_fold_FB.T).sum(1) / folds))
+    tail = (1 - _LEVEL) / 2
+    return [
+        {
+            **{name: first[name] for name in ("backbone", "regime", "scale", "images")},
+            "metric": metric,
+            "k": k,
+            "mean": float(values_F.mean()),
+            "deviation": float(values_F.std(ddof=1)),
+            "low": float(np.quantile(resampled_B, tail)),
+            "high": float(np.quantile(resampled_B, 1 - tail)),
+            "folds": folds,
+            "test_images": images,
+            "classes": classes,
+        }
+        for metric, k, values_F, resampled_B in rows
+    ]
+
+
+def true_ranks(probabilities_FNK: np.ndarray, true_N: np.ndarray) -> np.ndarray:
+    """(F, N) place of the true class, 1 the best; a tie counts against it.
+
+    Args:
+        probabilities_FNK: of folds, images and classes.
+        true_N: index of the true class.
+    """
+    own = np.take_along_axis(probabilities_FNK, true_N[None, :, None], axis=2)
+    return (probabilities_FNK >= own).sum(2)
+
+
+def macro_f1(
+    guesses_N: np.ndarray, true_N: np.ndarray, classes: int, weights_BN: np.ndarray
+) -> np.ndarray:
+    """(B,) mean F1 over the classes that occur among truths or guesses, for weighted images.
+
+    Args:
+        guesses_N: index of the guessed class.
+        true_N: index of the true class.
+        classes: number of classes.
+        weights_BN: how often each image counts, for B resamples.
+    """
+    guessed_NK = np.eye(classes)[guesses_N]
+    true_NK = np.eye(classes)[true_N]
+    hits_BK = weights_BN @ (guessed_NK * true_NK)
+    both_BK = weights_BN @ guessed_NK + weights_BN @ true_NK
+    f1_BK = np.divide(2 * hits_BK, both_BK, out=np.zeros_like(hits_BK), where=both_BK > 0)
+    return f1_BK.sum(1) / np.maximum((both_BK > 0).sum(1), 1)
