@@ -1,10 +1,12 @@
 """From 478 points to an embedding whose cosine tells faces apart.
 
 Raw cosines saturate: on phantoms 0.999 to the own class and 0.997 to another. So an embedding is
-fitted to the real training photos of the study: what they have in common is subtracted, and each
-number is divided by how much it varies among them.
+fitted to the real training photos of the study: what they have in common is subtracted, and what
+varies *within* a class (expression, pose that alignment left over, MediaPipe's own error) counts
+less than what varies between classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,9 @@ from synth_pipeline.errors import InputError
 _FIVE = (468, 473, 4, 61, 291)
 _MESH_POINTS = 468
 _ROUNDS = 3
+#: Directions of shape that are kept, where there are faces enough to know them.
+_DIRECTIONS = 40
+_SHRINKAGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,13 +29,14 @@ class Population:
 
     Attributes:
         reference: (468, 3) mean shape that others are aligned to (`mesh` only).
-        mean, deviation: (D,) of the raw features over the training photos.
+        mean: (F,) of the raw features over the training photos.
+        projection: (F, D) from centred features to the embedding.
     """
 
     embedding: Embedding
     reference: np.ndarray
     mean: np.ndarray
-    deviation: np.ndarray
+    projection: np.ndarray
 
     def embed(self, points_px: np.ndarray) -> np.ndarray:
         """Embed faces.
@@ -39,18 +45,24 @@ class Population:
             points_px: (N, 478, 3) float32 pixels.
 
         Returns:
-            (N, D) float64, centred and scaled by the population.
+            (N, D) float64, the population's mean at the origin.
         """
-        return (_features(self.embedding, points_px, self.reference) - self.mean) / self.deviation
+        features = _features(self.embedding, points_px, self.reference)
+        return (features - self.mean) @ self.projection
 
 
-def fit(embedding: Embedding, points_px: np.ndarray) -> Population:
+def fit(embedding: Embedding, points_px: np.ndarray, labels: Sequence[int]) -> Population:
     """Fit an embedding to the real training photos of all classes.
 
+    `five-point` is RDFace's: the 25 pairwise distances of five landmarks, here centred and scaled
+    by the population. `mesh` takes all points after a similarity alignment in three dimensions,
+    keeps the directions in which faces vary most, and whitens them by the covariance within
+    classes (linear discriminant analysis, Fisher 1936), shrunk towards a sphere.
+
     Args:
-        embedding: `five-point`, the 25 pairwise distances of RDFace's published settings, or
-            `mesh`, all points after a similarity alignment in three dimensions.
+        embedding: which one.
         points_px: (N, 478, 3) float32 pixels, N at least 2.
+        labels: class of each face.
 
     Raises:
         InputError: all faces are the same, so nothing can be told apart.
@@ -63,16 +75,41 @@ def fit(embedding: Embedding, points_px: np.ndarray) -> Population:
             aligned = _aligned(points[:, :_MESH_POINTS], reference)
             reference = _normalised(aligned.mean(0, keepdims=True))[0]
     features = _features(embedding, points, reference)
-    mean, deviation = features.mean(0), features.std(0)
-    typical = float(np.sqrt((deviation**2).mean()))
-    if typical < 1e-9:
+    mean = features.mean(0)
+    centred = features - mean
+    if float(np.sqrt((centred**2).mean())) < 1e-9:
         raise InputError(
             "The landmarks of all training photos are the same, so no class can be told from "
             "another; look whether cases.source holds one photo many times."
         )
-    # With few photos a number may hardly vary by chance: never divide by less than a fifth of
-    # what is typical. This also keeps the diagonal of five-point (always zero) harmless.
-    return Population(embedding, reference, mean, np.maximum(deviation, 0.2 * typical))
+    if embedding == "five-point":
+        deviation = centred.std(0)
+        # Never divide by next to nothing: the diagonal of the 25 distances is always zero.
+        floor = 0.2 * float(np.sqrt((deviation**2).mean()))
+        return Population(embedding, reference, mean, np.diag(1 / np.maximum(deviation, floor)))
+    return Population(embedding, reference, mean, _discriminant(centred, np.asarray(labels)))
+
+
+def _discriminant(centred: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(F, D) projection onto the main directions, whitened by what varies within classes."""
+    count = max(1, min(_DIRECTIONS, len(centred) // 2))
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    # Directions without any variance carry rounding errors only.
+    count = max(1, min(count, int((sizes > 1e-9 * sizes[0]).sum())))
+    main = directions[:count].T
+    # The sign of a singular vector is arbitrary; fixed, so that libraries cannot flip it.
+    main = main * np.sign(main[np.abs(main).argmax(0), np.arange(count)])
+    scores = centred @ main
+    within = scores - np.stack([scores[labels == label].mean(0) for label in labels])
+    freedom = len(scores) - len(set(labels.tolist()))
+    if freedom < 1:
+        # One photo of each class tells nothing of what varies within one.
+        return main / scores.std(0)
+    covariance = within.T @ within / freedom
+    shrinkage = max(_SHRINKAGE, 0.5 * count / (count + freedom))
+    sphere = np.eye(count) * np.trace(covariance) / count
+    variances, axes = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * sphere)
+    return main @ axes / np.sqrt(np.maximum(variances, 1e-12 * variances.max()))
 
 
 def cosine(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """MediaPipe's face mesh: 478 points of the largest face in each image."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,6 @@ from PIL import Image
 
 from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.progress import Progress, silent
-
-# MediaPipe's C++ writes notices to the terminal and looks at this once, when it is loaded.
-os.environ.setdefault("GLOG_minloglevel", "3")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 POINTS = 478
 _MOST_FACES = 5
@@ -125,11 +122,31 @@ def _detector(model: Path) -> Iterator[Any]:
     options = vision.FaceLandmarkerOptions(
         base_options=BaseOptions(model_asset_path=str(model)), num_faces=_MOST_FACES
     )
+    with _quiet():
+        landmarker = vision.FaceLandmarker.create_from_options(options)
+        # The graph is built, and its notices written, with the first picture.
+        blank = np.zeros((64, 64, 3), np.uint8)
+        landmarker.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=blank))
     # Closed by hand: left to the interpreter's end, it prints a traceback.
-    with vision.FaceLandmarker.create_from_options(options) as landmarker:
+    with landmarker:
         yield lambda pixels: landmarker.detect(
             mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep MediaPipe's C++ notices off the terminal; no setting of its own does that."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _largest_face(detect: Any, pixels_HWC: np.ndarray) -> tuple[np.ndarray | None, int]:

@@ -61,12 +61,12 @@ def load_pipeline(folder: Path, vae_folder: Path | None = None) -> StableDiffusi
     changes = {}
     if vae_folder is not None:
         changes["vae"] = AutoencoderKL.from_pretrained(
-            vae_folder, use_safetensors=True, torch_dtype=torch.float32, local_files_only=True
+            vae_folder, use_safetensors=True, dtype=torch.float32, local_files_only=True
         )
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder,
         use_safetensors=True,
-        torch_dtype=torch.float32,
+        dtype=torch.float32,
         local_files_only=True,
         safety_checker=None,
         feature_extractor=None,

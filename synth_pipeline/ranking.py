@@ -43,7 +43,9 @@ def run(
         if not table.found.any():
             raise InputError(f"Class {name} has no training photo with a face; leave it out.")
     faces = {name: table.points_px[table.found] for name, table in tables.items()}
-    population = embeddings.fit(config.embedding, np.concatenate([faces[n] for n in classes]))
+    labels = [number for number, name in enumerate(classes) for _ in faces[name]]
+    everybody = np.concatenate([faces[name] for name in classes])
+    population = embeddings.fit(config.embedding, everybody, labels)
     prototypes_CD = np.stack([population.embed(faces[name]).mean(0) for name in classes])
     rows = []
     for own, name in enumerate(classes):

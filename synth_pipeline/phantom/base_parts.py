@@ -2,18 +2,17 @@
 
 import json
 import math
+import re
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
-from tokenizers.trainers import BpeTrainer
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synth_pipeline.phantom.dataset import PhantomRenderer, class_names, random_person
@@ -23,6 +22,8 @@ SIZE_PX = 128
 _CHUNK = 250
 _WORD_END = "</w>"
 _TEXT_LENGTH = 48
+#: At most; the captions' words need about half as many.
+_MERGES = 500
 
 
 def render_training_set(
@@ -86,36 +87,65 @@ def prompt_for(caption: str, rng: np.random.Generator) -> str:
     return ", ".join([start, *kept])
 
 
-def train_tokenizer(captions: list[str], out_dir: Path) -> CLIPTokenizer:
-    """A small byte-pair vocabulary in CLIP's form; any word falls back to its bytes."""
-    # CLIP's own splitting: letters, single digits, runs of anything else.
-    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    tokenizer = Tokenizer(BPE(end_of_word_suffix=_WORD_END))
-    tokenizer.normalizer = Lowercase()
-    from tokenizers import Regex
+def make_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """A small byte-pair vocabulary in CLIP's form; any word falls back to its bytes.
 
-    tokenizer.pre_tokenizer = Sequence(
-        [Split(Regex(pattern), "removed", invert=True), ByteLevel(add_prefix_space=False)]
-    )
-    trainer = BpeTrainer(
-        vocab_size=1200, end_of_word_suffix=_WORD_END, initial_alphabet=ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    letters = sorted(ByteLevel.alphabet())
-    words = [*letters, *(letter + _WORD_END for letter in letters)]
-    words += [a + b for a, b in merges if a + b not in words]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    out_dir.mkdir(parents=True, exist_ok=True)
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    (out_dir / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
-    (out_dir / "merges.txt").write_text("\n".join(lines) + "\n")
+    Args:
+        captions: ASCII text whose words become tokens.
+        folder: where the vocabulary is kept; one that is there already is used as it is, because
+            a training that goes on must find every word under its old number.
+    """
+    if not (folder / "merges.txt").exists():
+        merges = _learn_merges(captions)
+        letters = sorted(ByteLevel.alphabet())
+        words = [*letters, *(letter + _WORD_END for letter in letters)]
+        words += [first + second for first, second in merges]
+        words += ["<|startoftext|>", "<|endoftext|>"]
+        vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+        lines = ["#version: 0.2", *(f"{first} {second}" for first, second in merges)]
+        # Written last: its being there means that the vocabulary is whole.
+        beside = folder / "merges.part"
+        beside.write_text("\n".join(lines) + "\n")
+        beside.replace(folder / "merges.txt")
     return CLIPTokenizer(
-        vocab=str(out_dir / "vocab.json"),
-        merges=str(out_dir / "merges.txt"),
+        vocab=str(folder / "vocab.json"),
+        merges=str(folder / "merges.txt"),
         model_max_length=_TEXT_LENGTH,
     )
+
+
+def _learn_merges(captions: list[str]) -> list[tuple[str, str]]:
+    """The byte-pair merges of the captions, the most frequent pair first.
+
+    `tokenizers` has a trainer, but it breaks ties in the order of a hash table, which differs
+    between runs: the same captions gave different numbers to the same words.
+    """
+    # CLIP's own splitting: letters, single digits, runs of anything else.
+    counts = Counter(
+        word
+        for caption in captions
+        for word in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", caption.lower())
+    )
+    pieces = {word: [*word[:-1], word[-1] + _WORD_END] for word in sorted(counts)}
+    merges: list[tuple[str, str]] = []
+    while len(merges) < _MERGES:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in pieces.items():
+            for pair in pairwise(parts):
+                pairs[pair] += counts[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in pieces.values():
+            at = 0
+            while at < len(parts) - 1:
+                if (parts[at], parts[at + 1]) == best:
+                    parts[at : at + 2] = ["".join(best)]
+                at += 1
+    return merges
 
 
 def new_autoencoder(seed: int) -> AutoencoderKL:
@@ -180,5 +210,7 @@ def new_scheduler() -> DDIMScheduler:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
+        # What diffusers calls up to date; with trailing spacing it has no effect.
+        steps_offset=1,
         set_alpha_to_one=True,
     )

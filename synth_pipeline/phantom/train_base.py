@@ -79,7 +79,7 @@ class _Training:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             self.optimiser.step()
             self._average()
-            self.losses.append(float(loss))
+            self.losses.append(loss.item())
             self.step += 1
             if self.step % _CHECKPOINT_EVERY == 0 or self.step == self.steps:
                 self.seconds += time.monotonic() - begun
@@ -134,7 +134,7 @@ def train_base(
     pictures, captions = parts.render_training_set(
         work_dir / "phantoms", images=images, seed=seed, landmark_model=mesh_path, progress=progress
     )
-    tokenizer = parts.train_tokenizer(captions, work_dir / "tokenizer")
+    tokenizer = parts.make_tokenizer(captions, work_dir / "tokenizer")
     autoencoder = parts.new_autoencoder(seed).to(memory_format=torch.channels_last)
     first = _Training(work_dir / "autoencoder.pt", {"vae": autoencoder}, 1.5e-3, autoencoder_steps)
     first.run(
@@ -224,7 +224,9 @@ def _encode_all(
         x = torch.from_numpy(pictures[start : start + 50]).permute(0, 3, 1, 2).float()
         found.append(autoencoder.encode(x.div(127.5).sub(1)).latent_dist.mean.numpy())
         progress(min(start + 50, len(pictures)), len(pictures), "encoding")
-    latents = np.concatenate(found)
+    # In one fixed memory order, as a file has it: the denoiser's kernels, and so its last bits,
+    # depend on the order, and a resumed training reads the file.
+    latents = np.ascontiguousarray(np.concatenate(found))
     beside = path.with_suffix(".part.npy")
     np.save(beside, latents)
     beside.replace(path)

@@ -1,4 +1,4 @@
-"""Training of the embedded base, in miniature: it resumes to the same bits and loads in diffusers."""
+"""Training of the embedded base in miniature: it resumes to the same bits; diffusers loads it."""
 
 import csv
 import json
@@ -12,22 +12,26 @@ from synth_pipeline.phantom import base_parts, train_base
 TINY = {"images": 16, "autoencoder_steps": 3, "denoiser_steps": 5, "seed": 1}
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    """Few pictures to a chunk and a checkpoint after every second step."""
-    monkeypatch.setattr(base_parts, "_CHUNK", 16)
-    monkeypatch.setattr(train_base, "_CHECKPOINT_EVERY", 2)
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Few pictures to a chunk, a checkpoint after every second step, and one thread.
+
+    One thread, because steps this small on cores that others use spend their time in waiting.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_parts, "_CHUNK", 16)
+        patch.setattr(train_base, "_CHECKPOINT_EVERY", 2)
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, landmark_model):
+def uninterrupted(tmp_path_factory, landmark_model, small):
     """The pipeline's folder after an undisturbed training."""
     place = tmp_path_factory.mktemp("base")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_parts, "_CHUNK", 16)
-        train_base.train_base(
-            place / "base", work_dir=place / "work", mesh_path=landmark_model, **TINY
-        )
+    train_base.train_base(place / "base", work_dir=place / "work", mesh_path=landmark_model, **TINY)
     return place / "base"
 
 
@@ -62,3 +66,14 @@ def test_it_holds_no_pickle_and_keeps_its_losses_and_card(uninterrupted):
     assert trainings == {"autoencoder", "denoiser"}
     assert json.loads((uninterrupted / "training.json").read_text())["images"] == 16
     assert "no pixel of it comes from a person" in (uninterrupted / "README.md").read_text()
+
+
+def test_the_same_captions_give_the_same_vocabulary(tmp_path):
+    captions = [
+        "photo of a child, light skin, narrow nose",
+        "photo of a child, tan skin, wide nose",
+    ]
+    first = base_parts.make_tokenizer(captions, tmp_path / "one").get_vocab()
+    assert base_parts.make_tokenizer(captions, tmp_path / "two").get_vocab() == first
+    # One that is there is kept, whatever the captions: a training goes on with its old numbers.
+    assert base_parts.make_tokenizer(["other words"], tmp_path / "one").get_vocab() == first
