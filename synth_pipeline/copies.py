@@ -9,6 +9,8 @@ mirrored photo. The thresholds come from the real photos themselves: how near do
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +23,8 @@ from synth_pipeline.progress import Progress, silent
 _HASH_PX = 32
 _HASH_SIDE = 8
 _SMALL_PX = 32
-#: With fewer different pairs than this a quantile means nothing; the nearest pair is used instead.
-_PAIRS_FOR_A_QUANTILE = 100
+#: With fewer photos than this a quantile means nothing; the nearest pair is used instead.
+_PHOTOS_FOR_A_QUANTILE = 100
 #: The published rule of thumb for 64-bit perceptual hashes: up to 10 bits is the same picture.
 _LARGEST_HASH_THRESHOLD = 10
 _LARGEST_PIXEL_THRESHOLD = 0.10
@@ -51,66 +53,93 @@ def run(
     photos = [photo for name in sorted(real) for photo in real[name]]
     hashes_R, small_R = _describe([path for _, _, path in photos])
     mirrored = _describe([path for _, _, path in photos], mirror=True)
-    thresholds = _thresholds(config, [subject for _, subject, _ in photos], hashes_R, small_R)
+    bits_RR, pixels_RR = _distances((hashes_R, small_R), (hashes_R, small_R), mirrored)
+    subjects = [subject for _, subject, _ in photos]
+    thresholds = _thresholds(config, subjects, bits_RR, pixels_RR)
+    most_bits, most_pixels = thresholds["hash_distance"], thresholds["pixel_distance"]
     (out_dir / "thresholds.json").write_text(json.dumps(thresholds, indent=1) + "\n")
     rows = []
     copies = 0
     for done, name in enumerate(sorted(synthetic), start=1):
-        hashes_S, small_S = _describe([path for _, path in synthetic[name]])
-        bits = np.minimum(_bits(hashes_S, hashes_R), _bits(hashes_S, mirrored[0]))
-        pixels = np.minimum(_apart(small_S, small_R), _apart(small_S, mirrored[1]))
+        described = _describe([path for _, path in synthetic[name]])
+        bits_SR, pixels_SR = _distances(described, (hashes_R, small_R), mirrored)
+        # In units of what is allowed, so that the photo named is the one that raises the alarm.
+        alike = np.minimum(bits_SR / (most_bits + 1), pixels_SR / max(most_pixels, 1e-9))
         for place, (index, _) in enumerate(synthetic[name]):
-            nearest = int(np.argmin(pixels[place]))
-            copy = bool(
-                bits[place].min() <= thresholds["hash_distance"]
-                or pixels[place].min() <= thresholds["pixel_distance"]
-            )
+            nearest = int(np.argmin(alike[place]))
+            bits, pixels = int(bits_SR[place, nearest]), float(pixels_SR[place, nearest])
+            copy = bits <= most_bits or pixels <= most_pixels
             copies += copy
-            rows.append(
-                {
-                    "class_id": name,
-                    "index": index,
-                    "nearest_case_id": photos[nearest][0],
-                    "hash_distance": int(bits[place].min()),
-                    "pixel_distance": float(pixels[place].min()),
-                    "copy": copy,
-                }
-            )
+            rows.append((name, index, photos[nearest][0], bits, pixels, copy))
         progress(done, len(synthetic), "classes")
-    pq.write_table(pa.Table.from_pylist(rows), out_dir / "copies.parquet")
+    columns = [
+        pa.array(c, kind) for c, kind in zip(zip(*rows, strict=True), _COPIES.types, strict=True)
+    ]
+    pq.write_table(pa.Table.from_arrays(columns, schema=_COPIES), out_dir / "copies.parquet")
     return {"images": len(rows), "copies": copies}
 
 
+_COPIES = pa.schema(
+    [
+        ("class_id", pa.string()),
+        ("index", pa.int32()),
+        ("nearest_case_id", pa.string()),
+        ("hash_distance", pa.int32()),
+        ("pixel_distance", pa.float64()),
+        ("copy", pa.bool_()),
+    ]
+)
+
+
 def _thresholds(
-    config: CopiesConfig, subjects: Sequence[str], hashes_R: np.ndarray, small_R: np.ndarray
-) -> dict[str, float | int | str]:
+    config: CopiesConfig, subjects: Sequence[str], bits_RR: np.ndarray, pixels_RR: np.ndarray
+) -> dict[str, Any]:
     """How near two pictures may be: nearer than photos of different people almost ever are.
 
-    The statistic is each photo's distance to its nearest photo of another subject, as an image's
-    distance is to its nearest photo; the threshold lies just below its `false_alarm_rate` quantile.
+    The statistic is each photo's distance to its nearest photo of another subject, mirrored or
+    not, as an image's distance is to its nearest photo; the threshold lies just below its
+    `false_alarm_rate` quantile. The nearest of 40 photos is no such quantile: taken alone it gave
+    6 % false alarms instead of 1 % (on phantoms). So where photos are few, the quantile of a
+    normal distribution fitted to the same distances (pixel distances: to their logarithms) counts
+    if it is lower; that gave 2 %.
     """
     other = np.array([[a != b for b in subjects] for a in subjects])
     has_other = other.any(1)
-    pairs = int(has_other.sum())
-    if pairs == 0:
+    photos = int(has_other.sum())
+    if photos == 0:
         return {
             "hash_distance": _LARGEST_HASH_THRESHOLD,
             "pixel_distance": _LARGEST_PIXEL_THRESHOLD,
             "photos": 0,
             "calibration": "none: all training photos show one subject",
         }
-    bits = np.where(other, _bits(hashes_R, hashes_R), 65)[has_other].min(1)
-    pixels = np.where(other, _apart(small_R, small_R), np.inf)[has_other].min(1)
+    bits = np.where(other, bits_RR, 65)[has_other].min(1)
+    pixels = np.where(other, pixels_RR, np.inf)[has_other].min(1)
     rate = config.false_alarm_rate / 2  # two measures, either of which may raise the alarm
-    enough = pairs >= _PAIRS_FOR_A_QUANTILE
-    near_bits = float(np.quantile(bits, rate) if enough else bits.min())
-    near_pixels = float(np.quantile(pixels, rate) if enough else pixels.min())
+    enough = photos >= _PHOTOS_FOR_A_QUANTILE
+    # An observed distance and never one between two: 0.1 + 0.9 bits is not a number of bits.
+    near_bits, near_pixels = (
+        float(np.quantile(values, rate if enough else 0, method="lower"))
+        for values in (bits, pixels)
+    )
+    most_bits, most_pixels = near_bits - 1, 0.95 * near_pixels
+    if photos * rate < 1:
+        most_bits = min(most_bits, _normal_quantile(bits, rate))
+        logarithms = np.log(np.maximum(pixels, 1e-9))
+        most_pixels = min(most_pixels, float(np.exp(_normal_quantile(logarithms, rate))))
+    calibration = f"quantile {rate:g}" if enough else "nearest pair of different subjects"
+    if photos * rate < 1:
+        calibration += f", or the normal quantile {rate:g} if lower: few photos"
     return {
-        "hash_distance": int(min(max(near_bits - 1, 0), _LARGEST_HASH_THRESHOLD)),
-        "pixel_distance": min(0.95 * near_pixels, _LARGEST_PIXEL_THRESHOLD),
-        "photos": pairs,
-        "calibration": f"quantile {rate:g}" if enough else "nearest pair of different subjects",
+        "hash_distance": int(np.clip(np.floor(most_bits), 0, _LARGEST_HASH_THRESHOLD)),
+        "pixel_distance": min(most_pixels, _LARGEST_PIXEL_THRESHOLD),
+        "photos": photos,
+        "calibration": calibration,
     }
+
+
+def _normal_quantile(values: np.ndarray, rate: float) -> float:
+    return float(values.mean() + NormalDist().inv_cdf(rate) * values.std(ddof=1))
 
 
 def _describe(paths: Sequence[Path], mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -142,6 +171,16 @@ def _cosines() -> np.ndarray:
 
 
 _COSINES = _cosines()
+
+
+def _distances(
+    a: tuple[np.ndarray, np.ndarray],
+    b: tuple[np.ndarray, np.ndarray],
+    b_mirrored: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, M) differing bits and (N, M) pixel distances, to `b` or its mirror if that is nearer."""
+    bits = np.minimum(_bits(a[0], b[0]), _bits(a[0], b_mirrored[0]))
+    return bits, np.minimum(_apart(a[1], b[1]), _apart(a[1], b_mirrored[1]))
 
 
 def _bits(a_NB: np.ndarray, b_MB: np.ndarray) -> np.ndarray:

@@ -70,7 +70,8 @@ def run(
         out_dir: an empty folder.
 
     Returns:
-        How many images are eligible, and how many the largest scale lacks.
+        How many images are eligible, how many the largest scale lacks, and how many classes have
+        fewer eligible images than an even share of it, so that others stand in for them.
 
     Raises:
         InputError: no image is eligible.
@@ -80,12 +81,12 @@ def run(
         for row in pq.read_table(copies_dir / "copies.parquet").to_pylist()
         if row["copy"]
     }
-    eligible: dict[str, list[Pick]] = defaultdict(list)
+    eligible: dict[str, list[Pick]] = {name: [] for name, _ in sha256}
     for row in pq.read_table(ranking_dir / "ranking.parquet").to_pylist():
         place = (row["class_id"], row["index"])
         if row["found"] and place not in withheld:
             eligible[row["class_id"]].append(Pick(*place, row["cosine"], sha256[place]))
-    if not eligible:
+    if not any(eligible.values()):
         raise InputError(
             "No synthetic image has a face and passed the copy audit; look at the images, then "
             "raise dreambooth.steps or choose another base model."
@@ -107,7 +108,12 @@ def run(
         for position, pick in enumerate(ordered[:scale])
     ]
     pq.write_table(pa.Table.from_pylist(rows), out_dir / "selection.parquet")
-    return {"eligible": len(ordered), "missing": max(0, max(scales) - len(ordered))}
+    share = scales[-1] // len(eligible)
+    return {
+        "eligible": len(ordered),
+        "missing": max(0, scales[-1] - len(ordered)),
+        "short_classes": sum(len(picks) < share for picks in eligible.values()),
+    }
 
 
 def load(folder: Path) -> dict[int, list[Pick]]:

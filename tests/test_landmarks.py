@@ -1,0 +1,168 @@
+"""Landmarks: MediaPipe really runs, on rendered faces, and reaches no network."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from synth_pipeline import landmarks
+from synth_pipeline.errors import ClassFailedError
+
+# Threads that the kernel lets open a socket show `Seccomp: 0`.
+OFFLINE = """
+import os, socket, sys
+from pathlib import Path
+import numpy as np
+from synth_pipeline import landmarks
+
+def threads():
+    return set(os.listdir("/proc/self/task"))
+
+before = threads()
+with landmarks._detector(Path(sys.argv[1])) as detect:
+    detect(np.zeros((64, 64, 3), np.uint8))
+    started = threads() - before
+    for thread in started:
+        status = Path(f"/proc/self/task/{thread}/status").read_text()
+        assert "Seccomp:\\t2\\n" in status, status
+socket.socket().close()
+print(len(started))
+"""
+
+
+@pytest.fixture
+def find(landmark_model, tmp_path):
+    """Landmarks of images that are given as pictures."""
+
+    def run(*pictures: Image.Image, name: str = "out", require_face: bool = False):
+        images = []
+        out_dir = tmp_path / name
+        out_dir.mkdir()
+        for number, picture in enumerate(pictures):
+            path = tmp_path / f"{name}-{number}.png"
+            picture.save(path)
+            images.append((str(number), path))
+        landmarks.run(
+            images,
+            model=landmark_model,
+            out_dir=out_dir,
+            class_id="kapido",
+            require_face=require_face,
+        )
+        return landmarks.load(out_dir)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def face(phantom_files) -> Image.Image:
+    first = next(iter(phantom_files.values()))[0]
+    return Image.open(first).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS)
+
+
+def _apart_share(a_px: np.ndarray, b_px: np.ndarray) -> float:
+    """Median distance of points as a share of the distance between the irises."""
+    between_eyes_px = np.linalg.norm(a_px[468, :2] - a_px[473, :2])
+    return float(np.median(np.linalg.norm(a_px[:, :2] - b_px[:, :2], axis=1)) / between_eyes_px)
+
+
+def test_no_thread_of_mediapipe_reaches_the_internet(landmark_model):
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(landmark_model)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # The worker and MediaPipe's own: were there none of those, nothing would have been tested.
+    assert int(done.stdout) >= 2
+
+
+def test_mediapipe_writes_nothing_to_the_terminal(find, face, capfd):
+    find(face)
+    written = capfd.readouterr()
+    assert (written.out, written.err) == ("", "")
+
+
+def test_every_phantom_has_one_face(find, phantom_files):
+    pictures = [Image.open(path) for files in phantom_files.values() for path in files]
+    table = find(*pictures)
+    assert table.found.all()
+    assert table.points_px.shape == (len(pictures), 478, 3)
+    # Pixels, not shares of the picture.
+    assert 30 < np.ptp(table.points_px[0, :, 0]) < 128
+
+
+def test_points_follow_a_face_that_moves(find, face):
+    canvas = Image.new("RGB", (500, 400), (90, 90, 90))
+    canvas.paste(face, (180, 100))
+    table = find(face, canvas)
+    assert _apart_share(table.points_px[0] + (180, 100, 0), table.points_px[1]) < 0.03
+
+
+def test_a_tight_crop_is_padded_and_its_points_mapped_back(find, face, landmark_model):
+    whole = find(face, name="whole").points_px[0]
+    left, top = np.floor(whole[:, :2].min(0)).astype(int) + 12
+    right, bottom = np.ceil(whole[:, :2].max(0)).astype(int) - 12
+    crop = face.crop((left, top, right, bottom))
+    with landmarks._detector(landmark_model) as detect:
+        assert not landmarks._faces(detect, np.asarray(crop), 0), "found without padding"
+    table = find(crop, name="crop")
+    assert table.found[0]
+    assert _apart_share(whole, table.points_px[0] + (left, top, 0)) < 0.15
+
+
+def test_the_largest_of_several_faces_is_taken_and_all_are_counted(find, face, tmp_path):
+    small = face.resize((150, 150))
+    canvas = Image.new("RGB", (560, 300), (90, 90, 90))
+    canvas.paste(small, (10, 80))
+    canvas.paste(face, (290, 20))
+    table = find(canvas)
+    assert table.points_px[0, :, 0].mean() > 290
+    assert pq.read_table(tmp_path / "out" / "landmarks.parquet")["faces"].to_pylist() == [2]
+
+
+def test_without_a_face_the_points_are_not_a_number(find, face):
+    table = find(Image.new("RGB", (128, 128), (120, 120, 120)), face)
+    assert table.found.tolist() == [False, True]
+    assert np.isnan(table.points_px[0]).all()
+    assert not np.isnan(table.points_px[1]).any()
+
+
+def test_a_class_without_any_face_fails_and_leaves_nothing(find, tmp_path):
+    with pytest.raises(ClassFailedError, match=r"no face .* 1 training photos") as caught:
+        find(Image.new("RGB", (128, 128)), require_face=True)
+    assert caught.value.class_id == "kapido"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_same_photos_give_the_same_bytes(find, face, tmp_path):
+    grey = face.convert("L")
+    for name in ("first", "second"):
+        find(face, grey, name=name)
+    first, second = (tmp_path / name / "landmarks.parquet" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.shared
+def test_irises_lie_where_people_marked_the_pupils(find, real_faces):
+    import csv
+
+    marked: dict[str, list[tuple[float, float]]] = {}
+    with (real_faces / "london102" / "points.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            if row["point"] in ("0", "1"):
+                marked.setdefault(row["face"], []).append((float(row["x_px"]), float(row["y_px"])))
+    names = sorted(marked)[::5]
+    table = find(*(Image.open(real_faces / "london102" / f"{name}.jpg") for name in names))
+    shares = []
+    for name, points_px in zip(names, table.points_px, strict=True):
+        pupils_px = np.array(marked[name])
+        apart_px = np.linalg.norm(pupils_px[0] - pupils_px[1])
+        for iris in (468, 473):
+            nearest_px = np.linalg.norm(pupils_px - points_px[iris, :2], axis=1).min()
+            shares.append(nearest_px / apart_px)
+    assert np.median(shares) < 0.015
