@@ -24,7 +24,8 @@ from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import canonical_json, file_sha256
 
 _IGNORED = {"thumbs.db", "desktop.ini"}
-DUPLICATE = "shows the same pixels as another photo"
+DUPLICATE = "shows the same pixels as another photo of its class"
+CLASH = "shows the same pixels as a photo of another class"
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,7 @@ def run(
             else:
                 # One of the two diagnoses is wrong, and nobody here can tell which.
                 clashes.add(case_id)
-                reason = "shows the same pixels as a photo of another class"
-                quarantined.append(Quarantined(photo.path.name, class_id, reason))
+                quarantined.append(Quarantined(photo.path.name, class_id, CLASH))
             continue
         image.save(out_dir / "images" / f"{case_id}.png")
         sizes_px[case_id] = image.size
@@ -198,8 +198,7 @@ def run(
     for case_id in sorted(clashes):
         photo, class_id = kept.pop(case_id)
         (out_dir / "images" / f"{case_id}.png").unlink()
-        reason = "shows the same pixels as a photo of another class"
-        quarantined.append(Quarantined(photo.path.name, class_id, reason))
+        quarantined.append(Quarantined(photo.path.name, class_id, CLASH))
     rows = []
     splits = _split(kept, config.test_fraction, seed)
     for case_id, (photo, class_id) in sorted(kept.items(), key=lambda item: (item[1][1], item[0])):

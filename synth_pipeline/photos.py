@@ -8,10 +8,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 #: By content, whatever the name's ending. One picture each: no animation, no vector, no camera raw.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 LARGEST_BYTES = 50 * 2**20
 LARGEST_PIXELS = 60_000_000
 SMALLEST_PX = 64
+
+
+# Pillow loads its readers late, and knows no name of a format before that.
+Image.init()
 
 
 class UnusablePhotoError(Exception):

@@ -81,6 +81,8 @@ def test_hub_that_cannot_be_reached_is_one_sentence(monkeypatch, tmp_path):
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, synth_pipeline.base_model, synth_pipeline.study; print('torch' in sys.modules)"
+    code = (
+        "import sys, synth_pipeline.base_model, synth_pipeline.study; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

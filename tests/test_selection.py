@@ -66,12 +66,7 @@ def test_what_does_not_divide_goes_to_the_best(select):
 
 def test_copies_and_faceless_images_are_never_selected(select):
     done, picks = select({"a": [0.9, 0.8, None], "b": [0.7, 0.6, 0.5]}, withheld={("a", 0)})
-    assert _names(picks[6]) == [("b", 0), ("a", 1), ("b", 1), ("b", 2)] or _names(picks[6]) == [
-        ("a", 1),
-        ("b", 0),
-        ("b", 1),
-        ("b", 2),
-    ]
+    assert _names(picks[6]) == [("a", 1), ("b", 0), ("b", 1), ("b", 2)]
     assert done == {"eligible": 4, "missing": 2, "short_classes": 1}
 
 
@@ -122,5 +117,6 @@ def test_more_than_generated_is_refused():
 def test_scales_are_ascending_different_and_within_what_is_generated(scales, generated):
     numbers = selection.resolve_scales(scales, generated)
     assert numbers == sorted(set(numbers))
-    assert 1 <= numbers[0] and numbers[-1] <= generated
+    assert numbers[0] >= 1
+    assert numbers[-1] <= generated
     assert all(scale in numbers for scale in scales if isinstance(scale, int))
