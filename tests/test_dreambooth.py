@@ -113,7 +113,7 @@ def test_training_learns_its_pictures(tune):
 def test_card_tells_what_it_was_made_of(tune, phantom_files):
     concept = tune("card")
     card = json.loads((concept / "card.json").read_text())
-    first = list(phantom_files)[0]
+    first = next(iter(phantom_files))
     assert card["instance_prompt"] == f"photo of a {first} child"
     assert card["training_images_sha256"] == sorted(
         file_sha256(path) for path in phantom_files[first][:4]

@@ -85,16 +85,17 @@ def test_rank_counts_the_classes_that_are_nearer(tmp_path, people):
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_order_of_input_never_changes_a_rank(tmp_path, people, embedding):
-    faces = people(spread_px=6.0)
+    faces = people(spread_px=30.0)
     done, rows = rank(tmp_path / "first", faces, embedding=embedding)
     assert 0 < done["top1"] < 1, "ranks that are all the same would not show it"
     shuffle = np.random.default_rng(3)
     _, again = rank(tmp_path / "again", faces, embedding=embedding, shuffle=shuffle)
 
-    def ranks(found):
-        return {(row["class_id"], row["index"]): row["true_class_rank"] for row in found}
+    def by_image(found):
+        return {(row["class_id"], row["index"]): row for row in found}
 
-    assert ranks(rows) == ranks(again)
+    # Not only the ranks: a cosine that hangs on the order changes a rank sooner or later.
+    assert by_image(rows) == by_image(again)
 
 
 def test_classes_that_tie_share_the_better_rank(tmp_path, people):

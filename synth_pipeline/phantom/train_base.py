@@ -1,7 +1,8 @@
 """Train the embedded base model on phantoms, from random weights, resumable at any step.
 
 Three trainings follow each other: the autoencoder, its decoder alone, then the denoiser with the
-text encoder. Each step's batch depends on (seed, step) alone, so that a resumed training goes on as if never stopped.
+text encoder. Each step's batch depends on (seed, step) alone, so that a resumed training goes on as
+if never stopped.
 """
 
 import csv
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 
 from synth_pipeline.phantom import base_parts as parts
+from synth_pipeline.phantom.autoencoding import autoencoder_loss, decoder_loss, encode_all
+from synth_pipeline.phantom.resumable import Training
 from synth_pipeline.progress import Progress, silent
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from synth_pipeline.phantom import base_parts, train_base
+from synth_pipeline.phantom import base_parts, resumable, train_base
 
-TINY = {"images": 16, "autoencoder_steps": 3, "denoiser_steps": 5, "seed": 1}
+TINY = {"images": 16, "autoencoder_steps": 3, "decoder_steps": 3, "denoiser_steps": 5, "seed": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,7 +22,7 @@ def small():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_parts, "_CHUNK", 16)
-        patch.setattr(train_base, "_CHECKPOINT_EVERY", 2)
+        patch.setattr(resumable, "_CHECKPOINT_EVERY", 2)
         yield
     torch.set_num_threads(threads)
 
@@ -35,7 +35,7 @@ def uninterrupted(tmp_path_factory, landmark_model, small):
     return place / "base"
 
 
-@pytest.mark.parametrize("stop", [("autoencoder", 3), ("denoiser", 3)])
+@pytest.mark.parametrize("stop", [("autoencoder", 3), ("decoder", 3), ("denoiser", 3)])
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, landmark_model, uninterrupted, stop):
     def until(done: int, total: int, note: str = "") -> None:
         if note.startswith(stop[0]) and done == stop[1]:
@@ -63,7 +63,7 @@ def test_it_holds_no_pickle_and_keeps_its_losses_and_card(uninterrupted):
     assert kinds <= {".json", ".txt", ".md", ".csv", ".safetensors"}
     with (uninterrupted / "losses.csv").open(newline="") as stream:
         trainings = {row["training"] for row in csv.DictReader(stream)}
-    assert trainings == {"autoencoder", "denoiser"}
+    assert trainings == {"autoencoder", "decoder", "denoiser"}
     assert json.loads((uninterrupted / "training.json").read_text())["images"] == 16
     assert "no pixel of it comes from a person" in (uninterrupted / "README.md").read_text()
 
