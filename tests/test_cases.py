@@ -1,6 +1,5 @@
 """Import: what is found, set aside, split, and what each class hangs on."""
 
-import os
 import shutil
 
 import numpy as np
