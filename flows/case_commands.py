@@ -4,7 +4,7 @@ import collections
 import tempfile
 from pathlib import Path
 
-from synth_pipeline import cases
+from synth_pipeline import case_sources, cases
 from synth_pipeline.config import load_config
 from synth_pipeline.errors import InputError
 from synth_pipeline.study import Study
@@ -15,7 +15,7 @@ def check(config_path: Path, overrides: list[str], root: Path) -> int:
     config = load_config(config_path, overrides)
     if config.cases.format == "phantom":
         raise InputError(f"{config_path} makes its cases (format phantom): nothing to check.")
-    photos = cases.scan(config.cases)
+    photos = case_sources.scan(config.cases)
     with tempfile.TemporaryDirectory() as scratch:
         cases.run(config.cases, photos=photos, seed=config.seed, out_dir=Path(scratch))
         quarantined = cases.quarantine(Path(scratch))

@@ -1,7 +1,8 @@
 """The command line: `synth-pipeline run CONFIG` and its sisters.
 
 Exit codes: 0 done; 1 the study failed; 2 the user's input is wrong; 3 finished, but some classes
-failed. Everything heavy is imported by the command that needs it: `--help` loads no torch.
+failed or lost photos. Everything heavy is imported by the command that needs it: `--help` loads no
+torch.
 """
 
 import argparse
@@ -78,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="synth-pipeline",
         description="Train recognisers for rare conditions from a handful of real faces.",
-        epilog="Exit codes: 0 done; 1 failed; 2 wrong input; 3 finished, some classes failed.",
+        epilog="Exit codes: 0 done; 1 failed; 2 wrong input; "
+        "3 finished, but some classes failed or lost photos.",
     )
     parser.add_argument("--version", action="version", version=f"synth-pipeline {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -119,6 +119,7 @@ def _tell_the_end(study: Study, result: Any, took_s: float) -> int:
 
         print(headline(study.folder / "scores.parquet"))
         print(f"Report: {study.folder / 'report.html'}")
-    for class_id, sentence in sorted(result["failed"].items()):
+    complaints = sorted({**result["lost"], **result["failed"]}.items())
+    for class_id, sentence in complaints:
         print(f"synth-pipeline: class {class_id}: {sentence}", file=sys.stderr)
-    return 3 if result["failed"] else 0
+    return 3 if complaints else 0

@@ -4,7 +4,6 @@ A photo leaves its folder only as pixels. Its name is kept in one place, `quaran
 the person who has to mend it; ids are hashes of pixels.
 """
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -17,30 +16,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synth_pipeline.case_sources import SourcePhoto, content
 from synth_pipeline.config import CasesConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.photos import UnusablePhotoError, sanitise
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import canonical_json, file_sha256
 
-_IGNORED = {"thumbs.db", "desktop.ini"}
 DUPLICATE = "shows the same pixels as another photo of its class"
 CLASH = "shows the same pixels as a photo of another class"
-
-
-@dataclass(frozen=True)
-class SourcePhoto:
-    """A file in the source that claims to be a case.
-
-    Attributes:
-        subject: the person, where the source tells; none makes each photo a person of its own.
-        split: `train` or `test` where the source decides it.
-    """
-
-    path: Path
-    class_name: str
-    subject: str | None = None
-    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +56,12 @@ class CaseSet:
     Attributes:
         cases: sorted by class and id.
         failed: classes without any usable photo, each with one sentence.
+        lost: classes that go on with fewer photos than they were given, each with one sentence.
     """
 
     cases: tuple[Case, ...]
     failed: dict[str, str]
+    lost: dict[str, str]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -95,28 +81,6 @@ class CaseSet:
         return [case for case in self.cases if case.split == "test"]
 
 
-def scan(config: CasesConfig) -> list[SourcePhoto]:
-    """List the source without decoding anything.
-
-    Raises:
-        InputError: the folder or table is missing, empty, or not laid out as `cases.format` says.
-    """
-    source = Path(config.source)
-    if not source.exists():
-        raise InputError(f"cases.source {source} does not exist; name the folder of photos.")
-    reader = {"imagefolder": _scan_folder, "csv": _scan_csv, "rdface": _scan_rdface}
-    photos = reader[config.format](source)
-    if not photos:
-        raise InputError(f"cases.source {source} holds no photo; put one folder per class in it.")
-    names = sorted({photo.class_name for photo in photos})
-    if config.max_classes is not None:
-        names = names[: config.max_classes]
-    return sorted(
-        (photo for photo in photos if photo.class_name in set(names)),
-        key=lambda photo: (photo.class_name, str(photo.path)),
-    )
-
-
 def class_ids(names: Iterable[str]) -> dict[str, str]:
     """Class name to id: lower-case letters, digits and hyphens; a number where two are equal."""
     ids: dict[str, str] = {}
@@ -126,22 +90,6 @@ def class_ids(names: Iterable[str]) -> dict[str, str]:
         taken[slug] += 1
         ids[name] = slug if taken[slug] == 1 else f"{slug}-{taken[slug]}"
     return ids
-
-
-def source_digest(photos: Sequence[SourcePhoto]) -> str:
-    """A hash of what the photos are, not of where they lie or what their files are called."""
-    rows = sorted(
-        [photo.class_name, _content(photo.path), photo.subject or "", photo.split or ""]
-        for photo in photos
-    )
-    return hashlib.sha256(canonical_json(rows)).hexdigest()
-
-
-def _content(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
 
 
 def run(
@@ -156,7 +104,7 @@ def run(
 
     Args:
         config: for the share that is held out.
-        photos: as `scan` gives them.
+        photos: as `case_sources.scan` gives them.
         seed: decides who is held out.
         out_dir: an empty folder.
         progress: told after each photo.
@@ -169,7 +117,7 @@ def run(
     kept: dict[str, tuple[SourcePhoto, str]] = {}
     quarantined: list[Quarantined] = []
     # In the order of their content, so that which of two equal photos stays does not hang on names.
-    ordered = sorted(photos, key=lambda photo: (photo.class_name, _content(photo.path)))
+    ordered = sorted(photos, key=lambda photo: (photo.class_name, content(photo.path)))
     clashes: set[str] = set()
     sizes_px: dict[str, tuple[int, int]] = {}
     for done, photo in enumerate(ordered, start=1):
@@ -246,11 +194,17 @@ def load(folder: Path) -> CaseSet:
         for row in pq.read_table(folder / "cases.parquet").to_pylist()
     )
     usable = {case.class_id for case in cases}
+    aside = Counter(entry.class_id for entry in quarantine(folder) if entry.reason != DUPLICATE)
     failed = dict.fromkeys(
-        sorted({entry.class_id for entry in quarantine(folder)} - usable),
-        "no photo of it can be read; `synth-pipeline cases check CONFIG` says why.",
+        sorted(aside.keys() - usable),
+        "no photo of it can be used; `synth-pipeline cases check CONFIG` says why.",
     )
-    return CaseSet(cases, failed)
+    lost = {
+        class_id: f"{aside[class_id]} of its files cannot be used and were set aside; "
+        "`synth-pipeline cases check CONFIG` names them and says why."
+        for class_id in sorted(aside.keys() & usable)
+    }
+    return CaseSet(cases, failed, lost)
 
 
 def quarantine(folder: Path) -> list[Quarantined]:
@@ -308,89 +262,3 @@ def _split(kept: dict[str, tuple[SourcePhoto, str]], fraction: float, seed: int)
             for case_id in members[subject]:
                 splits[case_id] = "test" if place < held_out else "train"
     return splits
-
-
-def _scan_folder(source: Path) -> list[SourcePhoto]:
-    if not source.is_dir():
-        raise InputError(f"cases.source {source} is a file; name the folder of class folders.")
-    folders = [p for p in sorted(source.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    if not folders and any(source.iterdir()):
-        raise InputError(
-            f"cases.source {source} holds files but no class folders; "
-            "put the photos of each class into a folder named after the class."
-        )
-    photos = []
-    for folder in folders:
-        found = [path for path in sorted(folder.rglob("*")) if _is_candidate(path, folder)]
-        if not found:
-            raise InputError(
-                f"The class folder {folder.name} of cases.source is empty; add photos or remove it."
-            )
-        photos += [SourcePhoto(path, folder.name) for path in found]
-    return photos
-
-
-def _is_candidate(path: Path, folder: Path) -> bool:
-    if path.name.startswith(".") or path.name.lower() in _IGNORED or path.is_dir():
-        return False
-    # A link that leaves the folder would bring in what nobody meant to give.
-    return path.resolve().is_relative_to(folder.resolve())
-
-
-def _scan_csv(source: Path) -> list[SourcePhoto]:
-    table = source / "cases.csv" if source.is_dir() else source
-    rows = _read_csv(table, ("file", "class"))
-    splits = {(row.get("split") or "").strip() for row in rows}
-    if not splits <= {"", "train", "test"}:
-        wrong = sorted(splits - {"", "train", "test"})[0]
-        raise InputError(f"{table}: the split {wrong!r} is neither train nor test.")
-    return [
-        SourcePhoto(
-            _listed(table.parent, row["file"], table, number),
-            row["class"].strip(),
-            (row.get("subject") or "").strip() or None,
-            (row.get("split") or "").strip() or None,
-        )
-        for number, row in enumerate(rows, start=2)
-    ]
-
-
-def _scan_rdface(source: Path) -> list[SourcePhoto]:
-    table = source / "disease_images.csv" if source.is_dir() else source
-    rows = _read_csv(table, ("image_name", "disease_name", "disease_abbr"))
-    return [
-        SourcePhoto(
-            _listed(
-                table.parent / "rd_images" / row["disease_abbr"], row["image_name"], table, number
-            ),
-            row["disease_abbr"].strip(),
-        )
-        for number, row in enumerate(rows, start=2)
-    ]
-
-
-def _read_csv(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in columns if name not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError(f"{table} lacks the column {missing[0]}; it needs {columns}.")
-            rows = list(reader)
-    except OSError as error:
-        raise InputError(f"{table}: {error.strerror}; cases.format wants it there.") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"{table} is no UTF-8 table of comma-separated values.") from None
-    for number, row in enumerate(rows, start=2):
-        if any(not (row.get(name) or "").strip() for name in columns):
-            raise InputError(f"{table}, line {number}: a value is missing.")
-    return rows
-
-
-def _listed(folder: Path, name: str, table: Path, number: int) -> Path:
-    path = folder / name.strip()
-    if not path.is_file():
-        raise InputError(f"{table}, line {number}: the file it names does not exist.")
-    if not path.resolve().is_relative_to(table.parent.resolve()):
-        raise InputError(f"{table}, line {number}: the file it names lies outside the folder.")
-    return path

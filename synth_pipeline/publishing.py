@@ -56,7 +56,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                     {"class_id": name, "train": len(case_set.train(name)), "test": held_out[name]}
                     for name in classes
                 ],
-                failed=failed,
+                failed={**case_set.lost, **failed},
                 provenance=[
                     {"stage": a.stage, "label": node.label, "key": a.key, "digest": a.digest}
                     for node, a in zip(sources, artifacts, strict=True)
@@ -119,12 +119,12 @@ def headline(scores: Path) -> str:
     """The best Top-1 of every regime in plain words, a line each."""
     rows = [row for row in pq.read_table(scores).to_pylist() if row["metric"] == "top1"]
     lines = []
-    for regime in dict.fromkeys(row["regime"] for row in rows):
-        best = max((r for r in rows if r["regime"] == regime), key=lambda row: row["mean"])
+    for best in report.best_by_regime(rows):
+        of = f", best of {best['of']} runs" if best["of"] > 1 else ""
         lines.append(
-            f"Top-1 {regime:<9} {best['mean']:6.1%} "
+            f"Top-1 {best['regime']:<9} {best['mean']:6.1%} "
             f"(95 % interval {best['low']:.1%} to {best['high']:.1%}), "
-            f"{best['backbone']}, {best['images']} images"
+            f"{best['backbone']}, {best['images']} images{of}"
         )
     return "\n".join(lines)
 

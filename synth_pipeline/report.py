@@ -33,7 +33,7 @@ class ReportInputs:
         config_yaml: the resolved configuration, fit to be shown.
         scores, predictions, ranking, copies, selection: Parquet files of the study.
         case_counts: class_id, train and test for each class.
-        failed: class id to the sentence that says why it is not in the results.
+        failed: class id to the sentence that says why it, or a photo of it, is not in the results.
         provenance: stage, label, key and digest of every artifact.
         versions: of the libraries.
         synthetic_images: class id to images that passed the audit.
@@ -81,7 +81,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         name=inputs.name,
         test_images=len(set(cases_tested.to_pylist())),
         classes=len(inputs.case_counts),
-        best=_best_by_regime(top1),
+        best=best_by_regime(top1),
         folds=top1[0]["folds"],
         table=_table(scores),
         metrics=_METRICS,
@@ -108,12 +108,16 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
     out_file.write_text(page, encoding="utf-8")
 
 
-def _best_by_regime(top1: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    regimes = dict.fromkeys(row["regime"] for row in top1)
-    return [
-        max((row for row in top1 if row["regime"] == regime), key=lambda row: row["mean"])
-        for regime in regimes
-    ]
+def best_by_regime(top1: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The best row of every regime, each with `of`: among how many it is the best.
+
+    The held-out photos chose it, so where `of` is more than one it flatters; people must be told.
+    """
+    found = []
+    for regime in dict.fromkeys(row["regime"] for row in top1):
+        rows = [row for row in top1 if row["regime"] == regime]
+        found.append({**max(rows, key=lambda row: row["mean"]), "of": len(rows)})
+    return found
 
 
 def _table(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

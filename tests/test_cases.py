@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from synth_pipeline import cases
-from synth_pipeline.cases import SourcePhoto
+from synth_pipeline import case_sources, cases
+from synth_pipeline.case_sources import SourcePhoto
 from synth_pipeline.config import CasesConfig
 from synth_pipeline.errors import InputError
 
@@ -36,7 +36,7 @@ def source(tmp_path):
 def imported(source, out_dir, seed=42, **changes):
     config = CasesConfig(source=str(source), **changes)
     out_dir.mkdir()
-    cases.run(config, photos=cases.scan(config), seed=seed, out_dir=out_dir)
+    cases.run(config, photos=case_sources.scan(config), seed=seed, out_dir=out_dir)
     return cases.load(out_dir)
 
 
@@ -70,7 +70,9 @@ def test_same_photos_same_bytes_wherever_they_lie(source, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     config = CasesConfig(source=str(source))
     other = CasesConfig(source=str(moved))
-    assert cases.source_digest(cases.scan(config)) == cases.source_digest(cases.scan(other))
+    assert case_sources.source_digest(case_sources.scan(config)) == case_sources.source_digest(
+        case_sources.scan(other)
+    )
 
 
 def test_new_photo_of_one_class_leaves_the_others_alone(source, tmp_path):
@@ -87,7 +89,7 @@ def test_new_photo_of_one_class_leaves_the_others_alone(source, tmp_path):
 
 def test_held_out_photo_changes_no_training_part(source, tmp_path):
     config = CasesConfig(source=str(source))
-    photos = cases.scan(config)
+    photos = case_sources.scan(config)
     fixed = [SourcePhoto(p.path, p.class_name, None, "train") for p in photos]
     extra = SourcePhoto(write_photo(tmp_path / "x.png", 77), "Noonan", None, "test")
     found = []
@@ -158,7 +160,7 @@ def _empty_class(source):
 def test_wrong_source_is_one_sentence(source, damage, complaint):
     damage(source)
     with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
-        cases.scan(CasesConfig(source=str(source)))
+        case_sources.scan(CasesConfig(source=str(source)))
     assert complaint in str(caught.value)
 
 
@@ -201,7 +203,7 @@ def test_wrong_table_is_one_sentence(source, text, complaint):
     write_photo(source.parent / "outside.png", 3)
     (source / "cases.csv").write_text(text)
     with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
-        cases.scan(CasesConfig(source=str(source), format="csv"))
+        case_sources.scan(CasesConfig(source=str(source), format="csv"))
     assert complaint in str(caught.value)
 
 

@@ -1,0 +1,155 @@
+"""The ground a study stands on: its configuration, its store, and its cases."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any
+
+from synth_pipeline import base_model, case_sources, cases, models
+from synth_pipeline.base_model import BaseModel
+from synth_pipeline.cases import CaseSet
+from synth_pipeline.config import StudyConfig
+from synth_pipeline.graph import Graph, Input, Node
+from synth_pipeline.progress import Progress, silent
+from synth_pipeline.stage_versions import STAGE_VERSIONS
+from synth_pipeline.store import Artifact, Output, Store
+
+#: Whose versions decide a content that torch computes.
+TORCH = ("torch", "numpy", "pillow")
+
+
+def once(build: Callable[..., Node]) -> Callable[..., Node]:
+    """Build each node once: a fold hangs on every class, and there are hundreds of both."""
+
+    @wraps(build)
+    def cached(self: "CasesOfStudy", *who: Any) -> Node:
+        place = (build.__name__, *(tuple(x) if isinstance(x, list) else x for x in who))
+        if place not in self._nodes:
+            self._nodes[place] = build(self, *who)
+        return self._nodes[place]
+
+    return cached
+
+
+class CasesOfStudy:
+    """One configuration under one root folder, as far as the imported cases.
+
+    Args:
+        config: the study.
+        root: folder that holds `store/` and `studies/<name>/`.
+        model_dir: where the landmark model lies; the user's cache by default.
+    """
+
+    def __init__(self, config: StudyConfig, root: Path, model_dir: Path | None = None) -> None:
+        self.config = config
+        self.root = root
+        self.folder = root / "studies" / config.name
+        self.store = Store(root / "store")
+        self.graph = Graph(self.store)
+        self._model_dir = model_dir
+        self._nodes: dict[tuple[Any, ...], Node] = {}
+        self._executed: list[bool] = []
+
+    def make(self, node: Node, progress: Progress = silent) -> tuple[Artifact, bool]:
+        """Return the node's artifact, and whether its stage was run to get it."""
+        artifact, executed = self.graph.make(node, progress)
+        self._executed.append(executed)
+        return artifact, executed
+
+    def counts(self) -> dict[str, int]:
+        """How many nodes `make` has run so far, and how many it found cached."""
+        executed = sum(self._executed)
+        return {"executed": executed, "cached": len(self._executed) - executed}
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The base model, found once."""
+        settings = self.config.dreambooth
+        return base_model.resolve_base(
+            settings.base_model, revision=settings.revision, base_vae=settings.base_vae
+        )
+
+    @cached_property
+    def landmark_model(self) -> Path:
+        """The landmark model's file, its SHA-256 checked once."""
+        return models.face_landmarker_path(self._model_dir)
+
+    @cached_property
+    def photos(self) -> list[case_sources.SourcePhoto]:
+        """What lies in the source folder; empty where the cases are phantoms."""
+        if self.config.cases.format == "phantom":
+            return []
+        return case_sources.scan(self.config.cases)
+
+    @property
+    def case_set(self) -> CaseSet:
+        """The imported cases, which must have been made."""
+        return cases.load(self.graph.artifact(self.cases()).path)
+
+    @once
+    def cases(self) -> Node:
+        """Photos imported, sanitised and split."""
+        settings, seed = self.config.cases, self.config.seed
+        parameters: dict[str, Any] = {"seed": seed, "cases": settings.key_slice()}
+        # The place of the photos is nobody's business; their content is what counts.
+        del parameters["cases"]["source"]
+        if settings.format == "phantom":
+            parameters["landmark_model"] = models.FACE_LANDMARKER_SHA256
+        else:
+            parameters["source"] = case_sources.source_digest(self.photos)
+            del parameters["cases"]["phantom"]
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            if settings.format == "phantom":
+                done = self._render_phantoms(out_dir, progress)
+            else:
+                photos = self.photos
+                done = cases.run(
+                    settings, photos=photos, seed=seed, out_dir=out_dir, progress=progress
+                )
+            return Output(parts=cases.parts(out_dir), measurements=done)
+
+        return self._node("cases", "", parameters, body, libraries=("numpy", "pillow"))
+
+    def _render_phantoms(self, out_dir: Path, progress: Progress) -> dict[str, float]:
+        from synth_pipeline.phantom.dataset import make_dataset
+
+        wanted = self.config.cases.phantom
+        with tempfile.TemporaryDirectory() as scratch:
+            rendered = Path(scratch) / "phantoms"
+            make_dataset(
+                rendered,
+                classes=wanted.classes,
+                per_class=wanted.per_class,
+                test_per_class=wanted.test_per_class,
+                size_px=wanted.size_px,
+                seed=self.config.seed,
+                mesh_path=self.landmark_model,
+                progress=progress,
+            )
+            source = self.config.cases.model_copy(update={"source": str(rendered), "format": "csv"})
+            photos = case_sources.scan(source)
+            return cases.run(source, photos=photos, seed=self.config.seed, out_dir=out_dir)
+
+    def _train_inputs(self, classes: Sequence[str]) -> list[Input]:
+        # All the edges lead to one folder, which the body knows as "cases".
+        node = self.cases()
+        edges = [Input(f"train/{name}", node, f"train/{name}") for name in classes]
+        return [Input("cases", node, keyed=False), *edges]
+
+    def _node(
+        self,
+        stage: str,
+        label: str,
+        parameters: Mapping[str, Any],
+        body: Any,
+        inputs: tuple[Input, ...] = (),
+        libraries: tuple[str, ...] = (),
+    ) -> Node:
+        return Node(stage, label, STAGE_VERSIONS[stage], parameters, body, inputs, libraries)
+
+
+def without(section: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A section without the values that another parameter says better."""
+    return {name: value for name, value in section.items() if name not in names}

@@ -1,0 +1,276 @@
+"""A study from photos to the synthetic images that are trained on, as nodes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from synth_pipeline import cases, models, selection
+from synth_pipeline.graph import Input, Node
+from synth_pipeline.progress import Progress
+from synth_pipeline.store import Output, canonical_json
+from synth_pipeline.study_cases import TORCH, CasesOfStudy, once, without
+
+
+class SynthesisOfStudy(CasesOfStudy):
+    """Everything that is made for one class, and what compares the classes' images."""
+
+    @once
+    def landmarks_real(self, class_id: str) -> Node:
+        """Landmarks of a class's real training photos."""
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import landmarks
+
+            photos = cases.load(inputs["cases"]).train(class_id)
+            images = [(case.case_id, case.path) for case in photos]
+            return self._landmarks(landmarks, images, class_id, True, out_dir, progress)
+
+        return self._node(
+            "landmarks",
+            f"{class_id} real",
+            {"model": models.FACE_LANDMARKER_SHA256, "class_id": class_id},
+            body,
+            inputs=(Input("cases", self.cases(), f"train/{class_id}"),),
+            libraries=("mediapipe", "pillow"),
+        )
+
+    @once
+    def landmarks_synthetic(self, class_id: str) -> Node:
+        """Landmarks of a class's synthetic images."""
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import landmarks, sampling
+
+            samples = sampling.load(inputs["sampling"])
+            images = [(f"{sample.index:05d}", sample.path) for sample in samples]
+            return self._landmarks(landmarks, images, class_id, False, out_dir, progress)
+
+        return self._node(
+            "landmarks",
+            f"{class_id} synthetic",
+            {"model": models.FACE_LANDMARKER_SHA256, "class_id": class_id},
+            body,
+            inputs=(Input("sampling", self.sampling(class_id)),),
+            libraries=("mediapipe", "pillow"),
+        )
+
+    def _landmarks(
+        self,
+        landmarks: Any,
+        images: Sequence[tuple[str, Path]],
+        class_id: str,
+        require_face: bool,
+        out_dir: Path,
+        progress: Progress,
+    ) -> Output:
+        done = landmarks.run(
+            images,
+            model=self.landmark_model,
+            out_dir=out_dir,
+            class_id=class_id,
+            require_face=require_face,
+            progress=progress,
+        )
+        return Output(measurements=done)
+
+    @once
+    def dreambooth(self, class_id: str) -> Node:
+        """The concept of a class: the base model fine-tuned on its training photos."""
+        settings, seed = self.config.dreambooth, self.config.seed
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import dreambooth
+
+            case_set = cases.load(inputs["cases"])
+            done = dreambooth.run(
+                settings,
+                class_id=class_id,
+                class_name=case_set.class_name(class_id),
+                images=[case.path for case in case_set.train(class_id)],
+                base=self.base,
+                seed=seed,
+                out_dir=out_dir,
+                progress=progress,
+            )
+            return Output(measurements=done)
+
+        parameters = {
+            "dreambooth": without(settings.key_slice(), "base_model", "base_vae", "revision"),
+            "base": self.base.identity,
+            "class_id": class_id,
+            "seed": seed,
+        }
+        return self._node(
+            "dreambooth",
+            class_id,
+            parameters,
+            body,
+            inputs=(Input("cases", self.cases(), f"train/{class_id}"),),
+            libraries=(*TORCH, "diffusers", "peft", "transformers"),
+        )
+
+    @once
+    def sampling(self, class_id: str) -> Node:
+        """The synthetic images of a class."""
+        settings, seed = self.config.sampling, self.config.seed
+        prompt = self.config.dreambooth.instance_prompt
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import sampling
+
+            class_name = cases.load(inputs["cases"]).class_name(class_id)
+            done = sampling.run(
+                settings,
+                class_id=class_id,
+                class_name=class_name,
+                prompt=prompt.format(class_name=class_name),
+                concept_dir=inputs["dreambooth"],
+                base=self.base,
+                seed=seed,
+                out_dir=out_dir,
+                progress=progress,
+            )
+            return Output(measurements=done)
+
+        parameters = {
+            "sampling": settings.key_slice(),
+            "prompt": prompt,
+            "base": self.base.identity,
+            "class_id": class_id,
+            "seed": seed,
+        }
+        return self._node(
+            "sampling",
+            class_id,
+            parameters,
+            body,
+            inputs=(
+                Input("dreambooth", self.dreambooth(class_id)),
+                # Only the class's name is read, which the concept's card already decides.
+                Input("cases", self.cases(), keyed=False),
+            ),
+            libraries=(*TORCH, "diffusers", "peft", "transformers"),
+        )
+
+    def class_nodes(self, class_id: str) -> list[Node]:
+        """What is made for one class, in order: the cheap check for faces comes first."""
+        return [
+            self.landmarks_real(class_id),
+            self.dreambooth(class_id),
+            self.sampling(class_id),
+            self.landmarks_synthetic(class_id),
+        ]
+
+    @once
+    def ranking(self, classes: Sequence[str]) -> Node:
+        """Prototypes of training photos, and how near each synthetic image lies to them."""
+        settings = self.config.ranking
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import ranking
+
+            done = ranking.run(
+                settings,
+                real={name: inputs[f"real/{name}"] for name in classes},
+                synthetic={name: inputs[f"synthetic/{name}"] for name in classes},
+                out_dir=out_dir,
+            )
+            return Output(measurements=done)
+
+        return self._node(
+            "ranking",
+            "",
+            {"ranking": settings.key_slice(), "classes": list(classes)},
+            body,
+            inputs=(
+                *(Input(f"real/{name}", self.landmarks_real(name)) for name in classes),
+                *(Input(f"synthetic/{name}", self.landmarks_synthetic(name)) for name in classes),
+            ),
+            libraries=("numpy",),
+        )
+
+    @once
+    def copies(self, classes: Sequence[str]) -> Node:
+        """The copy audit: synthetic images that lie too near a training photo."""
+        settings = self.config.copies
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import copies, sampling
+
+            case_set = cases.load(inputs["cases"])
+            done = copies.run(
+                settings,
+                real={
+                    name: [(c.case_id, c.subject_id, c.path) for c in case_set.train(name)]
+                    for name in classes
+                },
+                synthetic={
+                    name: [(s.index, s.path) for s in sampling.load(inputs[f"sampling/{name}"])]
+                    for name in classes
+                },
+                out_dir=out_dir,
+                progress=progress,
+            )
+            return Output(measurements=done)
+
+        return self._node(
+            "copies",
+            "",
+            {"copies": settings.key_slice(), "classes": list(classes)},
+            body,
+            inputs=(*self._train_inputs(classes), *self._sampling_inputs(classes)),
+            libraries=("numpy", "pillow"),
+        )
+
+    def scales(self, classes: Sequence[str]) -> list[int]:
+        """How many synthetic images each scale trains on, ascending.
+
+        Raises:
+            InputError: a scale asks for more images than are generated.
+        """
+        generated = len(classes) * self.config.sampling.images_per_class
+        return selection.resolve_scales(self.config.selection.scales, generated)
+
+    @once
+    def selection(self, classes: Sequence[str]) -> Node:
+        """Which synthetic images are trained on, for every scale."""
+        settings = self.config.selection
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import sampling
+
+            sha256 = {
+                (name, sample.index): sample.sha256
+                for name in classes
+                for sample in sampling.load(inputs[f"sampling/{name}"])
+            }
+            done = selection.run(
+                settings,
+                ranking_dir=inputs["ranking"],
+                copies_dir=inputs["copies"],
+                sha256=sha256,
+                out_dir=out_dir,
+            )
+            parts = {
+                f"scale/{scale}": hashlib.sha256(
+                    canonical_json([[p.class_id, p.index, p.sha256] for p in picks])
+                ).hexdigest()
+                for scale, picks in selection.load(out_dir).items()
+            }
+            return Output(parts=parts, measurements=done)
+
+        return self._node(
+            "selection",
+            "",
+            {"selection": settings.key_slice(), "scales": self.scales(classes)},
+            body,
+            inputs=(
+                Input("ranking", self.ranking(classes)),
+                Input("copies", self.copies(classes)),
+                *self._sampling_inputs(classes),
+            ),
+        )
+
+    def _sampling_inputs(self, classes: Sequence[str]) -> list[Input]:
+        return [Input(f"sampling/{name}", self.sampling(name)) for name in classes]
