@@ -6,6 +6,7 @@ from flows.running import preflight
 from synth_pipeline.config import load_config
 from synth_pipeline.errors import InputError
 from synth_pipeline.graph import PlanRow
+from synth_pipeline.plan import plan
 from synth_pipeline.study import Study
 
 
@@ -17,7 +18,7 @@ def show_plan(config_path: Path, overrides: list[str], root: Path, why: str | No
     """
     study = Study(load_config(config_path, overrides), root.absolute())
     preflight(study, "report")
-    rows = study.plan()
+    rows = plan(study)
     if why is not None:
         if why not in study.expected_classes():
             known = ", ".join(study.expected_classes()[:8])

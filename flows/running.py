@@ -42,7 +42,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
 
         state = study_flow(str(root), config.name, until, return_state=True)
     if not state.is_completed():
-        error = state.data
+        error = state.result(raise_on_failure=False)
         print(f"synth-pipeline: {state.message}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return _tell_the_end(study, state.result(), time.monotonic() - begun_s)
@@ -83,7 +83,8 @@ def preflight(study: Study, until: str) -> None:
 def _only_run(study: Study) -> Iterator[None]:
     """Hold the study's lock; the kernel frees it however the process ends."""
     try:
-        study.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        study.folder.parent.mkdir(parents=True, exist_ok=True)
+        study.folder.mkdir(mode=0o700, exist_ok=True)
         lock = FileLock(study.folder / ".lock", timeout=0, mode=0o600)
         with lock:
             yield

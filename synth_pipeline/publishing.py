@@ -28,19 +28,19 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
     """The report as a node that hangs on everything that was made.
 
     Args:
-        study: with every node of `classes` made.
+        study: every node of `classes` must be there before this one is made.
         classes: the classes that were finished.
         failed: the others, each with one sentence.
     """
     sources = list(study.nodes(classes))
-    artifacts = [study.graph.artifact(node) for node in sources]
-    versions = {
-        name: number
-        for artifact in artifacts
-        for name, number in artifact.manifest["libraries"].items()
-    }
 
     def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+        artifacts = [study.graph.artifact(node) for node in sources]
+        versions = {
+            name: number
+            for artifact in artifacts
+            for name, number in artifact.manifest["libraries"].items()
+        }
         case_set = cases.load(inputs["cases"])
         held_out = collections.Counter(case.class_id for case in case_set.test())
         report.render(

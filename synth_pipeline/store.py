@@ -207,13 +207,15 @@ class Store:
         yield from (p for p in self.root.glob("*/.[!.]*") if p.name.startswith((".new-", ".old-")))
 
     def _lock(self, stage: str, key: str, timeout_s: float = -1) -> FileLock:
+        # `parents=True` gives the mode to the last folder only, so the root goes first.
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         locks = self.root / ".locks"
-        locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        locks.mkdir(mode=0o700, exist_ok=True)
         return FileLock(locks / f"{stage}-{key}", timeout=timeout_s, mode=0o600)
 
     def _build(self, recipe: Recipe, body: Callable[[Path], Output]) -> None:
         final = self.root / recipe.stage / recipe.key
-        final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        final.parent.mkdir(mode=0o700, exist_ok=True)
         beside = final.parent / f".new-{recipe.key}-{uuid.uuid4().hex[:8]}"
         beside.mkdir(mode=0o700)
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from synth_pipeline import cases, selection
 from synth_pipeline.config import Regime
-from synth_pipeline.graph import Input, Node, PlanRow
+from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output
 from synth_pipeline.study_cases import TORCH, once, without
@@ -75,7 +75,7 @@ class Study(SynthesisOfStudy):
             ]
         return self._node(
             "training",
-            f"{_run_label(backbone, regime, scale)} fold {fold + 1}",
+            f"{run_label(backbone, regime, scale)} fold {fold + 1}",
             {**self._recognition(classes, backbone, regime), "fold": fold, "seed": seed},
             body,
             inputs=tuple(inputs),
@@ -111,7 +111,7 @@ class Study(SynthesisOfStudy):
         )
         return self._node(
             "evaluation",
-            _run_label(backbone, regime, scale),
+            run_label(backbone, regime, scale),
             self._recognition(classes, backbone, regime),
             body,
             inputs=(Input("cases", self.cases(), "test"), *folds),
@@ -140,8 +140,7 @@ class Study(SynthesisOfStudy):
             {"seed": self.config.seed},
             body,
             inputs=tuple(
-                Input(_run_label(*run), self.evaluation(classes, *run))
-                for run in self.runs(classes)
+                Input(run_label(*run), self.evaluation(classes, *run)) for run in self.runs(classes)
             ),
             libraries=("numpy",),
         )
@@ -157,10 +156,6 @@ class Study(SynthesisOfStudy):
                 yield self.training(classes, *run, fold)
             yield self.evaluation(classes, *run)
         yield self.scores(classes)
-
-    def plan(self) -> list[PlanRow]:
-        """What is cached, what would run, and why; writes nothing."""
-        return self.graph.plan(self.nodes(self.expected_classes()))
 
     def expected_classes(self) -> list[str]:
         """The classes of the case set or, before it is made, of the source."""
@@ -222,5 +217,6 @@ class Study(SynthesisOfStudy):
         return found
 
 
-def _run_label(backbone: str, regime: str, scale: int | None) -> str:
+def run_label(backbone: str, regime: str, scale: int | None) -> str:
+    """What people are shown for one recogniser, such as "resnet18 synthetic 48"."""
     return f"{backbone} {regime}" if scale is None else f"{backbone} {regime} {scale}"

@@ -6,15 +6,17 @@ from prefect import task
 from prefect.states import State
 
 from synth_pipeline.config import Regime
+from synth_pipeline.study import run_label
 from tasks.running import POLICY, make
 
 
-@task(
-    name="evaluation",
-    task_run_name="evaluation {backbone} {regime} {scale}",
-    tags=["gpu"],
-    **POLICY,
-)
+def _name(parameters: dict[str, Any]) -> str:
+    run = run_label(parameters["backbone"], parameters["regime"], parameters["scale"])
+    return f"evaluation {run}"
+
+
+# Prefect takes such a function, though its protocol also asks for a class method.
+@task(name="evaluation", task_run_name=_name, tags=["gpu"], **POLICY)  # type: ignore[arg-type]
 def evaluate(
     root: str, name: str, classes: list[str], backbone: str, regime: Regime, scale: int | None
 ) -> State[Any]:
