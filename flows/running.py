@@ -73,9 +73,11 @@ def preflight(study: Study, until: str) -> None:
     if reach >= STAGES.index("selection"):
         study.scales(classes)
     if reach >= STAGES.index("training"):
-        from synth_pipeline import backbones
+        # Asking timm takes seconds, so those that were trained before are not asked about.
+        known = {made["parameters"]["backbone"] for made in study.store.manifests("training")}
+        for backbone in set(study.config.recognition.backbones) - known:
+            from synth_pipeline import backbones
 
-        for backbone in study.config.recognition.backbones:
             backbones.check(backbone)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from synth_pipeline import cases, report, sampling, selection
+from synth_pipeline import cases, scores, selection, synthetic_set
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.stage_versions import STAGE_VERSIONS
@@ -35,6 +35,8 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
     sources = list(study.nodes(classes))
 
     def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+        from synth_pipeline import report
+
         artifacts = [study.graph.artifact(node) for node in sources]
         versions = {
             name: number
@@ -115,11 +117,11 @@ def public_config(study: Study) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def headline(scores: Path) -> str:
+def headline(table: Path) -> str:
     """The best Top-1 of every regime in plain words, a line each."""
-    rows = [row for row in pq.read_table(scores).to_pylist() if row["metric"] == "top1"]
+    rows = [row for row in pq.read_table(table).to_pylist() if row["metric"] == "top1"]
     lines = []
-    for best in report.best_by_regime(rows):
+    for best in scores.best_by_regime(rows):
         of = f", best of {best['of']} runs" if best["of"] > 1 else ""
         lines.append(
             f"Top-1 {best['regime']:<9} {best['mean']:6.1%} "
@@ -135,7 +137,7 @@ def _best_images(inputs: Mapping[str, Path], classes: Sequence[str]) -> dict[str
     picks = scales[max(scales)]
     found = {}
     for name in classes:
-        paths = {s.index: s.path for s in sampling.load(inputs[f"sampling {name}"])}
+        paths = {s.index: s.path for s in synthetic_set.load(inputs[f"sampling {name}"])}
         chosen = [pick for pick in picks if pick.class_id == name]
         chosen.sort(key=lambda pick: -pick.cosine)
         found[name] = [paths[pick.index] for pick in chosen[:_SHOWN]]

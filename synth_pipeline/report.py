@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from synth_pipeline import figures
+from synth_pipeline.scores import best_by_regime
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL_PX = 112
@@ -106,18 +107,6 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         provenance=inputs.provenance,
     )
     out_file.write_text(page, encoding="utf-8")
-
-
-def best_by_regime(top1: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The best row of every regime, each with `of`: among how many it is the best.
-
-    The held-out photos chose it, so where `of` is more than one it flatters; people must be told.
-    """
-    found = []
-    for regime in dict.fromkeys(row["regime"] for row in top1):
-        rows = [row for row in top1 if row["regime"] == regime]
-        found.append({**max(rows, key=lambda row: row["mean"]), "of": len(rows)})
-    return found
 
 
 def _table(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

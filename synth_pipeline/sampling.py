@@ -1,7 +1,6 @@
 """Generate one class's synthetic images, each from a seed of its own."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,16 +21,6 @@ from synth_pipeline.loaded_base import load_base
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import file_sha256
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One synthetic image of a `sampling` artifact."""
-
-    index: int
-    seed: int
-    path: Path
-    sha256: str
 
 
 def image_seed(seed: int, class_id: str, index: int) -> int:
@@ -119,15 +108,6 @@ def run(
     pq.write_table(pa.Table.from_pylist(rows), out_dir / "samples.parquet")
     seconds = time.monotonic() - begun_s
     return {"seconds": seconds, "images_per_s": len(rows) / seconds}
-
-
-def load(folder: Path) -> list[Sample]:
-    """The images of a `sampling` artifact, by index."""
-    table = pq.read_table(folder / "samples.parquet", columns=["index", "seed", "file", "sha256"])
-    return [
-        Sample(row["index"], row["seed"], folder / row["file"], row["sha256"])
-        for row in table.to_pylist()
-    ]
 
 
 def _with_concept(pipeline: StableDiffusionPipeline, concept_dir: Path):  # type: ignore[no-untyped-def]

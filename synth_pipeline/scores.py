@@ -5,8 +5,9 @@ images *and* folds again: five folds share one small test set, so the spread ove
 too narrow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,6 +97,18 @@ def _score(table: pa.Table, seed: int) -> list[dict]:
         }
         for metric, k, values_F, resampled_B in rows
     ]
+
+
+def best_by_regime(top1: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The best row of every regime, each with `of`: among how many it is the best.
+
+    The held-out photos chose it, so where `of` is more than one it flatters; people must be told.
+    """
+    found = []
+    for regime in dict.fromkeys(row["regime"] for row in top1):
+        rows = [row for row in top1 if row["regime"] == regime]
+        found.append({**max(rows, key=lambda row: row["mean"]), "of": len(rows)})
+    return found
 
 
 def true_ranks(probabilities_FNK: np.ndarray, true_N: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synth_pipeline import cases, selection
+from synth_pipeline import cases, selection, synthetic_set
 from synth_pipeline.config import Regime
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
@@ -187,7 +187,6 @@ class Study(SynthesisOfStudy):
         regime: Regime,
         scale: int | None,
     ) -> list[Any]:
-        from synth_pipeline import sampling
         from synth_pipeline.recognition_data import Example
 
         found = []
@@ -203,7 +202,7 @@ class Study(SynthesisOfStudy):
             paths = {
                 (name, sample.index): sample.path
                 for name in classes
-                for sample in sampling.load(inputs[f"sampling/{name}"])
+                for sample in synthetic_set.load(inputs[f"sampling/{name}"])
             }
             found += [
                 Example(

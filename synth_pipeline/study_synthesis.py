@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synth_pipeline import cases, models, selection
+from synth_pipeline import cases, models, selection, synthetic_set
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output, canonical_json
@@ -40,9 +40,9 @@ class SynthesisOfStudy(CasesOfStudy):
         """Landmarks of a class's synthetic images."""
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
-            from synth_pipeline import landmarks, sampling
+            from synth_pipeline import landmarks
 
-            samples = sampling.load(inputs["sampling"])
+            samples = synthetic_set.load(inputs["sampling"])
             images = [(f"{sample.index:05d}", sample.path) for sample in samples]
             return self._landmarks(landmarks, images, class_id, False, out_dir, progress)
 
@@ -196,7 +196,7 @@ class SynthesisOfStudy(CasesOfStudy):
         settings = self.config.copies
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
-            from synth_pipeline import copies, sampling
+            from synth_pipeline import copies
 
             case_set = cases.load(inputs["cases"])
             done = copies.run(
@@ -206,7 +206,9 @@ class SynthesisOfStudy(CasesOfStudy):
                     for name in classes
                 },
                 synthetic={
-                    name: [(s.index, s.path) for s in sampling.load(inputs[f"sampling/{name}"])]
+                    name: [
+                        (s.index, s.path) for s in synthetic_set.load(inputs[f"sampling/{name}"])
+                    ]
                     for name in classes
                 },
                 out_dir=out_dir,
@@ -238,12 +240,10 @@ class SynthesisOfStudy(CasesOfStudy):
         settings = self.config.selection
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
-            from synth_pipeline import sampling
-
             sha256 = {
                 (name, sample.index): sample.sha256
                 for name in classes
-                for sample in sampling.load(inputs[f"sampling/{name}"])
+                for sample in synthetic_set.load(inputs[f"sampling/{name}"])
             }
             done = selection.run(
                 settings,
