@@ -66,6 +66,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                 versions=versions,
                 base_model=study.base.identity,
                 synthetic_images=_best_images(inputs, classes),
+                phantoms=study.config.cases.format == "phantom",
             ),
             out_dir / "report.html",
         )

@@ -38,6 +38,7 @@ class ReportInputs:
         provenance: stage, label, key and digest of every artifact.
         versions: of the libraries.
         synthetic_images: class id to images that passed the audit.
+        phantoms: whether procedural faces stand in for the real photos.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ReportInputs:
     versions: Mapping[str, str]
     base_model: str
     synthetic_images: Mapping[str, Sequence[Path]]
+    phantoms: bool
 
 
 def render(inputs: ReportInputs, out_file: Path) -> None:
@@ -105,6 +107,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         versions=sorted(inputs.versions.items()),
         config_yaml=inputs.config_yaml,
         provenance=inputs.provenance,
+        phantoms=inputs.phantoms,
     )
     out_file.write_text(page, encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """What several tests share: the landmark model, a few phantoms, and a small base model."""
 
+import csv
 import os
 from pathlib import Path
 
@@ -8,9 +9,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from synth_pipeline.models import face_landmarker_path
 from synth_pipeline.phantom.dataset import make_dataset
+from tests.command_line import LISTEN, PATIENT, STUDY, RunStudy, command
 from tests.tiny_pipeline import write_tiny_pipeline
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -63,3 +67,32 @@ def real_faces() -> Path:
     if not (SHARED / "faces").is_dir():
         pytest.skip("../shared/faces is not here")
     return SHARED / "faces"
+
+
+@pytest.fixture(scope="session")
+def finished(phantoms, tmp_path_factory) -> RunStudy:
+    """Run once for all tests, which leave it as they found it."""
+    place = tmp_path_factory.mktemp("study")
+    config = place / "small.yaml"
+    config.write_text(STUDY.format(source=_name_the_patients(phantoms, place / "photos")))
+    (place / "sitecustomize.py").write_text(LISTEN.format(log=place / "addresses.txt"))
+    first = command("run", config, "--root", place / "root", also_import=place)
+    return RunStudy(config, place / "root", first)
+
+
+def _name_the_patients(phantoms: Path, source: Path) -> Path:
+    """The phantoms as photos whose file names and metadata tell who is on them."""
+    with (phantoms / "cases.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    source.mkdir()
+    with (source / "cases.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, ("file", "class", "split"), extrasaction="ignore")
+        table.writeheader()
+        for number, row in enumerate(rows):
+            name = f"{PATIENT} {number}.png"
+            told = PngInfo()
+            told.add_text("Comment", PATIENT)
+            with Image.open(phantoms / row["file"]) as picture:
+                picture.save(source / name, pnginfo=told)
+            table.writerow({**row, "file": name})
+    return source

@@ -12,7 +12,7 @@ from PIL import Image
 
 from synth_pipeline.config import load_config
 from synth_pipeline.study import Study
-from tests.flow.conftest import command
+from tests.command_line import command
 
 STAGES = {
     "cases", "landmarks", "dreambooth", "sampling", "ranking", "copies", "selection", "training",
@@ -172,7 +172,7 @@ def test_plan_says_why(finished):
     assert everything.code == 0
     assert everything.out.splitlines()[-1].endswith("0 to run")
     changed = finished.plan("--set", "sampling.guidance_scale=3")
-    rows = [line.split(maxsplit=2) for line in changed.out.splitlines()[:-1]]
+    rows = [[*line.split(maxsplit=2), ""][:3] for line in changed.out.splitlines()[:-1]]
     sampled = [rest for _, stage, rest in rows if stage == "sampling"]
     assert len(sampled) == 3
     assert all("sampling changed (guidance_scale went from 2.0 to 3.0)" in r for r in sampled)
@@ -206,11 +206,11 @@ def test_a_scale_that_is_added_trains_only_that_scale(finished, tmp_path):
     ]
 
 
-def test_held_out_photos_influence_nothing_but_the_scores(finished, phantoms, tmp_path):
+def test_held_out_photos_influence_nothing_but_the_scores(finished, tmp_path):
     """Other people in the test split: every stage before the evaluation stays as it is."""
     shutil.copytree(finished.root / "store", tmp_path / "store")
     source = tmp_path / "other"
-    shutil.copytree(phantoms, source)
+    shutil.copytree(finished.photos, source)
     rows = list(csv.DictReader((source / "cases.csv").open(newline="")))
     for number, row in enumerate(row for row in rows if row["split"] == "test"):
         colour = (40 * number, 255 - 40 * number, 90)
