@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synth_pipeline.config import SamplingConfig, dump_config, load_config
+from synth_pipeline.config import SamplingConfig, Section, StudyConfig, dump_config, load_config
 from synth_pipeline.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -90,3 +90,31 @@ def test_dumped_configuration_loads_as_the_same(tmp_path):
 def test_speed_does_not_enter_the_key():
     assert SamplingConfig(batch_size=1).key_slice() == SamplingConfig(batch_size=64).key_slice()
     assert "steps" in SamplingConfig().key_slice()
+
+
+def documented() -> dict[str, str]:
+    """Key to default, as docs/configuration.md tells them."""
+    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    return {row[0].strip("| `"): row[1].strip("` ") for row in rows}
+
+
+def fields(section=StudyConfig, prefix=""):
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from fields(info.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, info.default
+
+
+def test_every_key_is_documented_with_its_default():
+    known = dict(fields())
+    told = documented()
+    assert told.keys() == known.keys()
+    for name, default in known.items():
+        if isinstance(default, bool | int | float | list | tuple):
+            value = list(default) if isinstance(default, tuple) else default
+            written = yaml.safe_load(told[name])
+            # YAML 1.1 reads 1e-4 as a text; so do the people who are told it.
+            written = float(written) if isinstance(default, float) else written
+            assert written == value, name
