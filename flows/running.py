@@ -23,13 +23,14 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
         InputError: something the user gave is wrong; found before anything is written.
     """
     from flows.environment import prepare
+    from flows.orphans import ended_with_us
 
     config = load_config(config_path, overrides)
     root = root.absolute()
     study = Study(config, root)
     preflight(study, until)
     begun_s = time.monotonic()
-    with _only_run(study):
+    with _only_run(study), ended_with_us():
         _lay_down(study, config)
         swept = study.store.sweep()
         prepare(root)

@@ -123,6 +123,14 @@ def random_person(
     rng: np.random.Generator, renderer: PhantomRenderer, size_px: int
 ) -> tuple[Image.Image, str]:
     """A person with up to six terms drawn over the whole space, and a caption that names them."""
+    values_sd, names = random_shape(rng)
+    look = appearance.draw(rng)
+    picture = renderer.picture(values_sd, look, size_px, int(rng.integers(2**31)))
+    return picture, appearance.caption(look, names)
+
+
+def random_shape(rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """The shape of a random person, (len(FIELDS),) in SD, and the names of its terms."""
     count = int(rng.integers(0, 7))
     fields = rng.choice(len(phenotypes.FIELDS), size=count, replace=False)
     shown: dict[str, float] = {}
@@ -134,9 +142,7 @@ def random_person(
         shown[term.hpo_id] = term.sign * float(rng.uniform(1.5, 4.6))
         names.append(term.name)
     values_sd, _ = phenotypes.individual_sd(rng, shown)
-    look = appearance.draw(rng)
-    picture = renderer.picture(values_sd, look, size_px, int(rng.integers(2**31)))
-    return picture, appearance.caption(look, names)
+    return values_sd, names
 
 
 def save_png(picture: Image.Image, path: Path, about: Mapping[str, str]) -> None:
