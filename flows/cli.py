@@ -72,7 +72,11 @@ def _phantom(options: argparse.Namespace) -> int:
 
     if options.action == "make":
         return phantom_commands.make(options)
-    return phantom_commands.train_base(options)
+    train = {
+        "train-base": phantom_commands.train_base,
+        "train-backbone": phantom_commands.train_backbone,
+    }
+    return train[options.action](options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,6 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("folder", type=Path, metavar="DIR", help="the pipeline's folder to write")
     trained.add_argument("--work-dir", type=Path, required=True, help="checkpoints and renders")
     trained.set_defaults(command=_phantom)
+    learned = actions.add_parser(
+        "train-backbone", help="train a recogniser's embedded first weights, or go on"
+    )
+    learned.add_argument(
+        "file", type=Path, metavar="FILE", help="NAME.safetensors, NAME as in timm"
+    )
+    learned.add_argument("--work-dir", type=Path, required=True, help="checkpoints and renders")
+    learned.set_defaults(command=_phantom)
     return parser
 
 

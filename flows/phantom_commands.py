@@ -1,4 +1,4 @@
-"""`synth-pipeline phantom make` and `phantom train-base`."""
+"""`synth-pipeline phantom make`, `phantom train-base` and `phantom train-backbone`."""
 
 import argparse
 import logging
@@ -32,6 +32,29 @@ def train_base(options: argparse.Namespace) -> int:
     from synth_pipeline.phantom.train_base import train_base as train
 
     show_progress()
-    train(options.folder, work_dir=options.work_dir, mesh_path=face_landmarker_path())
+    train(
+        options.folder,
+        work_dir=options.work_dir,
+        mesh_path=face_landmarker_path(),
+        progress=Throttled(logging.getLogger("synth_pipeline").info, "base model"),
+    )
     print(f"Base model: {options.folder}")
+    return 0
+
+
+def train_backbone(options: argparse.Namespace) -> int:
+    """Train a recogniser's embedded weights from random ones, or go on where it stopped."""
+    from synth_pipeline import backbones
+    from synth_pipeline.phantom.train_backbone import train_backbone as train
+
+    backbones.check(options.file.stem, pretrained=False)
+    show_progress()
+    explained = train(
+        options.file,
+        name=options.file.stem,
+        work_dir=options.work_dir,
+        mesh_path=face_landmarker_path(),
+        progress=Throttled(logging.getLogger("synth_pipeline").info, options.file.stem),
+    )
+    print(f"Weights: {options.file} ({explained:.0%} of the variance of shape explained)")
     return 0

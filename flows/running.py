@@ -79,7 +79,7 @@ def preflight(study: Study, until: str) -> None:
         for backbone in set(study.config.recognition.backbones) - known:
             from synth_pipeline import backbones
 
-            backbones.check(backbone)
+            backbones.check(backbone, study.config.recognition.pretrained)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,15 @@
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from synth_pipeline.errors import InputError
+from synth_pipeline.store import file_sha256
+
+#: `true`: what timm publishes; `embedded`: what was learned on phantoms and lies in this package.
+Pretrained = bool | Literal["embedded"]
+_EMBEDDED = Path(__file__).parent / "assets" / "phantom-backbones"
 
 
 @dataclass(frozen=True)
@@ -14,12 +21,14 @@ class InputNorm:
     deviation: tuple[float, float, float]
 
 
-def check(name: str) -> None:
+def check(name: str, pretrained: Pretrained) -> None:
     """Make sure that timm has a backbone of this name; downloads nothing.
 
     Raises:
-        InputError: it has none; names that come near are given.
+        InputError: it has none, or there are no embedded weights for it; others are named.
     """
+    if pretrained == "embedded":
+        _embedded_file(name)
     import timm
 
     if not timm.is_model(name):
@@ -28,10 +37,12 @@ def check(name: str) -> None:
         raise InputError(f"recognition.backbones: timm has no model {name}{hint}")
 
 
-def weights_identity(name: str, pretrained: bool) -> str:
+def weights_identity(name: str, pretrained: Pretrained) -> str:
     """Which first weights a backbone starts from, as it enters the content key."""
     if not pretrained:
         return "random"
+    if pretrained == "embedded":
+        return f"{name} sha256 {file_sha256(_embedded_file(name))}"
     import timm
 
     settings = timm.get_pretrained_cfg(name)
@@ -39,14 +50,14 @@ def weights_identity(name: str, pretrained: bool) -> str:
     return f"{name} {getattr(settings, 'tag', '')} {source}".strip()
 
 
-def create(name: str, *, classes: int, pretrained: bool, dropout: float):  # type: ignore[no-untyped-def]
+def create(name: str, *, classes: int, pretrained: Pretrained, dropout: float):  # type: ignore[no-untyped-def]
     """Build a backbone with an n-way linear head after dropout.
 
     Args:
         name: of a timm model.
         classes: outputs of the head.
-        pretrained: start from timm's published weights; they are downloaded, or taken from the
-            hub's cache.
+        pretrained: start from timm's published weights, which are downloaded or taken from the
+            hub's cache; or from the embedded ones.
         dropout: before the head, 0 to 1.
 
     Returns:
@@ -58,10 +69,15 @@ def create(name: str, *, classes: int, pretrained: bool, dropout: float):  # typ
     """
     import timm
 
-    check(name)
+    check(name, pretrained)
+    other = {}
+    if pretrained == "embedded":
+        # Any number that is not `classes` makes timm leave the published head out.
+        file = str(_embedded_file(name))
+        other = {"pretrained_cfg_overlay": {"file": file, "num_classes": -1}}
     try:
         model = timm.create_model(
-            name, pretrained=pretrained, num_classes=classes, drop_rate=dropout
+            name, pretrained=bool(pretrained), num_classes=classes, drop_rate=dropout, **other
         )
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
@@ -73,3 +89,14 @@ def create(name: str, *, classes: int, pretrained: bool, dropout: float):  # typ
         ) from None
     settings = model.pretrained_cfg
     return model, InputNorm(tuple(settings["mean"]), tuple(settings["std"]))
+
+
+def _embedded_file(name: str) -> Path:
+    path = _EMBEDDED / f"{name}.safetensors"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in _EMBEDDED.glob("*.safetensors")))
+        raise InputError(
+            f"recognition.pretrained is embedded, but there are no such weights for {name}; "
+            f"they exist for {known or 'no backbone'}."
+        )
+    return path

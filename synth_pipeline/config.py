@@ -113,7 +113,9 @@ class RecognitionConfig(Section):
 
     backbones: tuple[str, ...] = Field(("resnet18",), min_length=1, description="timm names")
     regimes: tuple[Regime, ...] = Field(("real", "synthetic"), min_length=1)
-    pretrained: bool = True
+    pretrained: bool | Literal["embedded"] = Field(
+        True, description="timm's published weights, none, or the ones learned on phantoms"
+    )
     folds: int = Field(5, ge=2)
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(32, ge=1)

@@ -58,7 +58,7 @@ def train_backbone(
     mean, deviation = shapes.mean(0), shapes.std(0)
     wanted = (shapes - mean) / deviation
     torch.manual_seed(seed)
-    model = timm.create_model(name, pretrained=False, num_classes=shapes.shape[1], drop_rate=0.1)
+    model = timm.create_model(name, pretrained=False, num_classes=shapes.shape[1])
     model.to(memory_format=torch.channels_last)
     settings = model.pretrained_cfg
     norm = [torch.tensor(settings[key])[:, None, None] for key in ("mean", "std")]
