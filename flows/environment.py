@@ -7,6 +7,16 @@ phones home. A value that the user has set in the environment wins, but for the 
 import os
 from pathlib import Path
 
+_NEEDLESS = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "FOREMAN",
+    "CANCELLATION_CLEANUP",
+    "PAUSE_EXPIRATIONS",
+    "TRIGGERS",
+    "CLEANUP_RECONCILER",
+)
+
 
 def prepare(root: Path) -> None:
     """Set the process's environment for a study under `root`.
@@ -33,6 +43,15 @@ def prepare(root: Path) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         # A first start creates the database, which takes a while on a busy machine.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        # One write for many states. One for each, as by default, locks SQLite against the flow: the
+        # server answers 503, and the client waits two seconds, five to eight times in a short run.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     }
+    # The temporary server serves one run in this process: it schedules nothing, and has no workers
+    # to look after. So these services are off.
+    for service in _NEEDLESS:
+        defaults[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -32,8 +32,8 @@ def study(root: str, name: str, until: str = "report") -> dict[str, Any] | State
         until: the last stage to run.
 
     Returns:
-        The classes that failed and those that lost photos, each with one sentence; and how many
-        stages were run or cached.
+        The classes that were finished, those that failed and those that lost photos, with one
+        sentence each; and how many stages were run or cached.
     """
     opened = open_study(root, name)
     failed: dict[str, str] = {}
@@ -42,7 +42,14 @@ def study(root: str, name: str, until: str = "report") -> dict[str, Any] | State
             failed |= _run_stage(stage, opened, root, name, until, failed)
     except _StoppedError as stopped:
         return Failed(message=stopped.state.message, data=stopped.state.data)
-    return {"failed": failed, "lost": opened.case_set.lost, "until": until, **opened.counts()}
+    finished = [class_id for class_id in opened.case_set.classes if class_id not in failed]
+    return {
+        "classes": finished,
+        "failed": failed,
+        "lost": opened.case_set.lost,
+        "until": until,
+        **opened.counts(),
+    }
 
 
 def _run_stage(

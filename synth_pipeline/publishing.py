@@ -65,6 +65,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                 ],
                 versions=versions,
                 base_model=study.base.identity,
+                shortage=shortage(study, classes),
                 synthetic_images=_best_images(inputs, classes),
                 phantoms=study.config.cases.format == "phantom",
             ),
@@ -108,6 +109,23 @@ def failed_classes(study: Study) -> dict[str, str]:
     """The classes that failed when the study was last finished, each with its sentence."""
     path = study.folder / _FAILED
     return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def shortage(study: Study, classes: Sequence[str]) -> str:
+    """One sentence if the largest scale could not be filled, else nothing.
+
+    Args:
+        study: with its selection made.
+        classes: the classes that were finished.
+    """
+    found = study.graph.artifact(study.selection(classes)).manifest["measurements"]
+    if not found["missing"]:
+        return ""
+    generated = len(classes) * study.config.sampling.images_per_class
+    return (
+        f"Only {found['eligible']} of {generated} synthetic images show a face and passed the "
+        f"copy audit, so a scale beyond {found['eligible']} trains on {found['eligible']}."
+    )
 
 
 def public_config(study: Study) -> str:

@@ -37,6 +37,7 @@ class ReportInputs:
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
         provenance: stage, label, key and digest of every artifact.
         versions: of the libraries.
+        shortage: one sentence if a scale could not be filled, else nothing.
         synthetic_images: class id to images that passed the audit.
         phantoms: whether procedural faces stand in for the real photos.
     """
@@ -53,6 +54,7 @@ class ReportInputs:
     provenance: Sequence[Mapping[str, str]]
     versions: Mapping[str, str]
     base_model: str
+    shortage: str
     synthetic_images: Mapping[str, Sequence[Path]]
     phantoms: bool
 
@@ -108,6 +110,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         config_yaml=inputs.config_yaml,
         provenance=inputs.provenance,
         phantoms=inputs.phantoms,
+        shortage=inputs.shortage,
     )
     out_file.write_text(page, encoding="utf-8")
 

@@ -14,7 +14,7 @@ LARGEST_BYTES = 25_000_000
 
 @pytest.fixture(scope="module")
 def pipeline():
-    loaded = StableDiffusionPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
+    loaded = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

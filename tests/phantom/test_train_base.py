@@ -52,7 +52,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, landmark_model, u
 
 
 def test_the_folder_is_a_stable_diffusion_pipeline(uninterrupted):
-    pipeline = StableDiffusionPipeline.from_pretrained(uninterrupted, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(uninterrupted, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("photo of a zorblax child", num_inference_steps=2).images[0]
     assert image.size == (base_parts.SIZE_PX, base_parts.SIZE_PX)
