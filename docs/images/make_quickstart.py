@@ -18,30 +18,38 @@ from synth_pipeline.study import Study
 _SHOWN = 4
 
 
-def draw(root: Path, out_file: Path, rows: int = 4) -> None:
+def draw(root: Path, out_file: Path, rows: int = 5) -> None:
     """Draw the first `rows` conditions beside the accuracies of every run."""
     study = Study(load_config(root / "studies" / "quickstart" / "config.resolved.yaml"), root)
     case_set = cases.load(study.graph.artifact(study.cases()).path)
     classes = list(case_set.classes)
     picks = selection.load(study.graph.artifact(study.selection(classes)).path)
-    figure = plt.figure(figsize=(13, 5.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.55, 1))
-    axes = left.subplots(rows, 2 * _SHOWN)
-    for line, class_id in zip(axes, classes, strict=False):
+    lines = []
+    for class_id in classes[:rows]:
         samples = synthetic_set.load(study.graph.artifact(study.sampling(class_id)).path)
         chosen = [pick for pick in picks[max(picks)] if pick.class_id == class_id]
         chosen.sort(key=lambda pick: -pick.cosine)
-        made = [samples[pick.index].path for pick in chosen[:_SHOWN]]
-        for axis in line:
-            axis.axis("off")
         real = [case.path for case in case_set.train(class_id)[:_SHOWN]]
-        for axis, path in zip(line, [*real, *made], strict=False):
-            with Image.open(path) as picture:
-                axis.imshow(picture.convert("RGB"))
-    axes[0, 0].set_title("learned from", loc="left")
-    axes[0, _SHOWN].set_title("generated, best by landmarks", loc="left")
-    _accuracies(right.subplots(), root / "studies" / "quickstart" / "scores.parquet")
+        lines.append((real, [samples[pick.index].path for pick in chosen[:_SHOWN]]))
+    figure, axes = plt.subplots(
+        1, 3, figsize=(13, 4.6), layout="constrained", width_ratios=(1, 1, 1.1)
+    )
+    titles = ("learned from (procedural faces)", "generated, the best by landmarks")
+    for side, title in enumerate(titles):
+        axes[side].imshow(_montage([line[side] for line in lines]))
+        axes[side].set_title(title)
+        axes[side].axis("off")
+    _accuracies(axes[2], root / "studies" / "quickstart" / "scores.parquet")
     figure.savefig(out_file, dpi=80)
+
+
+def _montage(lines: list[list[Path]], size_px: int = 128) -> Image.Image:
+    sheet = Image.new("RGB", (_SHOWN * size_px, len(lines) * size_px), "white")
+    for row, paths in enumerate(lines):
+        for column, path in enumerate(paths):
+            with Image.open(path) as picture:
+                sheet.paste(picture.convert("RGB"), (column * size_px, row * size_px))
+    return sheet
 
 
 def _accuracies(axis: plt.Axes, table: Path) -> None:
