@@ -6,6 +6,7 @@ torch.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the entry point `synth-pipeline`."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        done = options.command(options)
+        sys.stdout.flush()
+        return done
+    except BrokenPipeError:
+        # Whoever read the output has enough (`| head`). Python must not flush it again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except InputError as error:
         print(f"synth-pipeline: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -70,13 +77,13 @@ def _doctor(options: argparse.Namespace) -> int:
 def _phantom(options: argparse.Namespace) -> int:
     from flows import phantom_commands
 
-    if options.action == "make":
-        return phantom_commands.make(options)
-    train = {
+    command = {
+        "make": phantom_commands.make,
+        "terms": phantom_commands.terms,
         "train-base": phantom_commands.train_base,
         "train-backbone": phantom_commands.train_backbone,
     }
-    return train[options.action](options)
+    return command[options.action](options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,12 +124,16 @@ def _parser() -> argparse.ArgumentParser:
     actions = phantom.add_subparsers(required=True, dest="action", metavar="ACTION")
     made = actions.add_parser("make", help="render classes of phantoms with known phenotypes")
     made.add_argument("folder", type=Path, metavar="DIR")
-    made.add_argument("--classes", type=int, default=20)
-    made.add_argument("--per-class", type=int, default=8)
-    made.add_argument("--test-per-class", type=int, default=20)
-    made.add_argument("--size-px", type=int, default=256)
-    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--benchmark", metavar="NAME", help="phantom-20 or phantom-103, as they are")
+    made.add_argument("--conditions", type=Path, metavar="FILE", help="your own, by HPO terms")
+    made.add_argument("--classes", type=int, metavar="N", help="conditions to draw; default: 20")
+    made.add_argument("--per-class", type=int, metavar="N", help="training images; default: 8")
+    made.add_argument("--test-per-class", type=int, metavar="N", help="held-out; default: 20")
+    made.add_argument("--size-px", type=int, metavar="N", help="width and height; default: 256")
+    made.add_argument("--seed", type=int, metavar="N", help="same seed, same bytes; default: 0")
     made.set_defaults(command=_phantom)
+    terms = actions.add_parser("terms", help="the HPO terms that phantoms can show")
+    terms.set_defaults(command=_phantom)
     trained = actions.add_parser("train-base", help="train the embedded base model, or go on")
     trained.add_argument("folder", type=Path, metavar="DIR", help="the pipeline's folder to write")
     trained.add_argument("--work-dir", type=Path, required=True, help="checkpoints and renders")

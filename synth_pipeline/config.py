@@ -16,6 +16,7 @@ SPEED = "speed"
 _SPEED: dict[str, Any] = {"affects": SPEED}
 
 Embedding = Literal["five-point", "mesh"]
+LoraTargets = Literal["attention", "all"]
 Regime = Literal["real", "synthetic", "mixed"]
 #: An integer is a number of images in all; a share (0, 1] is of all images that were generated.
 Scale = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
@@ -40,10 +41,20 @@ class Section(BaseModel):
 class PhantomCases(Section):
     """Procedural cases instead of photos (`cases.format: phantom`)."""
 
+    benchmark: Literal["phantom-20", "phantom-103"] | None = Field(
+        None, description="a set that others use too; it fixes all the rest"
+    )
     classes: int = Field(8, ge=1, le=1000)
     per_class: int = Field(5, ge=1, description="training images of each class")
     test_per_class: int = Field(10, ge=0, description="held-out images of each class")
     size_px: int = Field(128, ge=64, le=1024)
+
+    @model_validator(mode="after")
+    def _a_benchmark_is_not_altered(self) -> Self:
+        altered = sorted(self.model_fields_set - {"benchmark"})
+        if self.benchmark and altered:
+            raise ValueError(f"{self.benchmark} fixes {', '.join(altered)}; leave that out")
+        return self
 
 
 class CasesConfig(Section):
@@ -68,6 +79,9 @@ class DreamBoothConfig(Section):
     learning_rate: float = Field(1e-4, gt=0)
     batch_size: int = Field(1, ge=1)
     rank: int = Field(8, ge=1, description="LoRA rank")
+    lora_targets: LoraTargets = Field(
+        "attention", description="all: every linear and convolutional layer of the UNet's blocks"
+    )
     resolution_px: int | None = Field(None, ge=32, description="none: what the base was made for")
 
     @model_validator(mode="after")

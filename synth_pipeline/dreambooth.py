@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image, ImageOps
 
 from synth_pipeline.base_model import BaseModel
-from synth_pipeline.config import DreamBoothConfig
+from synth_pipeline.config import DreamBoothConfig, LoraTargets
 from synth_pipeline.errors import ClassFailedError, StageError
 from synth_pipeline.loaded_base import LoadedBase, load_base, load_pipeline, seed_everything
 from synth_pipeline.progress import Progress, silent
@@ -28,7 +28,7 @@ from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import file_sha256
 
 #: The attention's projections, as in the LoRA paper (Hu et al. 2022, section 4.2).
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 #: The largest norm of a step's gradient, as in the reference script.
 _CLIP_NORM = 1.0
 
@@ -93,6 +93,7 @@ def run(
         "learning_rate": config.learning_rate,
         "batch_size": config.batch_size,
         "lora_rank": config.rank if config.method == "lora" else None,
+        "lora_targets": config.lora_targets if config.method == "lora" else None,
         "resolution_px": resolution_px,
         "seed": seed,
         "training_images_sha256": sorted(file_sha256(path) for path in images),
@@ -104,7 +105,7 @@ def run(
 
 
 class _LoraTrainer:
-    """Adapters on the attention of the shared base; taken off again when done."""
+    """Adapters on layers of the shared base's UNet; taken off again when done."""
 
     def __init__(self, loaded: LoadedBase, config: DreamBoothConfig) -> None:
         self.unet = loaded.pipeline.unet
@@ -113,7 +114,7 @@ class _LoraTrainer:
                 r=config.rank,
                 lora_alpha=config.rank,
                 init_lora_weights="gaussian",
-                target_modules=list(LORA_TARGETS),
+                target_modules=_lora_targets(self.unet, config.lora_targets),
             )
         )
         self.weights = [p for p in self.unet.parameters() if p.requires_grad]
@@ -129,6 +130,17 @@ class _LoraTrainer:
         # The next class starts from the base as it was.
         self.unet.delete_adapters(["default"])
         self.unet.eval()
+
+
+def _lora_targets(unet: torch.nn.Module, which: LoraTargets) -> list[str]:
+    """The names of the layers that get an adapter."""
+    if which == "attention":
+        return list(_ATTENTION)
+    return [
+        name
+        for name, module in unet.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and "block" in name
+    ]
 
 
 class _FullTrainer:

@@ -164,7 +164,7 @@ class Study(SynthesisOfStudy):
         if self.config.cases.format == "phantom":
             from synth_pipeline.phantom.dataset import class_names
 
-            names = class_names(self.config.cases.phantom.classes, self.config.seed)
+            names = class_names(len(self._phantoms.per_class), self._phantoms.seed)
             return sorted(cases.class_ids(names).values())
         return sorted(cases.class_ids({photo.class_name for photo in self.photos}).values())
 

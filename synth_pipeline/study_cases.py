@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from synth_pipeline.base_model import BaseModel
 from synth_pipeline.cases import CaseSet
 from synth_pipeline.config import StudyConfig
 from synth_pipeline.graph import Graph, Input, Node
+from synth_pipeline.phantom.sets import PhantomSet, phantoms_of
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.stage_versions import STAGE_VERSIONS
 from synth_pipeline.store import Artifact, Output, Store
@@ -96,6 +98,7 @@ class CasesOfStudy:
         del parameters["cases"]["source"]
         if settings.format == "phantom":
             parameters["landmark_model"] = models.FACE_LANDMARKER_SHA256
+            parameters["cases"]["phantom"] = asdict(self._phantoms)
         else:
             parameters["source"] = case_sources.source_digest(self.photos)
             del parameters["cases"]["phantom"]
@@ -112,22 +115,14 @@ class CasesOfStudy:
 
         return self._node("cases", "", parameters, body, libraries=("numpy", "pillow"))
 
-    def _render_phantoms(self, out_dir: Path, progress: Progress) -> dict[str, float]:
-        from synth_pipeline.phantom.dataset import make_dataset
+    @cached_property
+    def _phantoms(self) -> PhantomSet:
+        return phantoms_of(self.config)
 
-        wanted = self.config.cases.phantom
+    def _render_phantoms(self, out_dir: Path, progress: Progress) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as scratch:
             rendered = Path(scratch) / "phantoms"
-            make_dataset(
-                rendered,
-                classes=wanted.classes,
-                per_class=wanted.per_class,
-                test_per_class=wanted.test_per_class,
-                size_px=wanted.size_px,
-                seed=self.config.seed,
-                mesh_path=self.landmark_model,
-                progress=progress,
-            )
+            self._phantoms.make(rendered, mesh_path=self.landmark_model, progress=progress)
             source = self.config.cases.model_copy(update={"source": str(rendered), "format": "csv"})
             photos = case_sources.scan(source)
             return cases.run(source, photos=photos, seed=self.config.seed, out_dir=out_dir)

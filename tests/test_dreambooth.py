@@ -102,6 +102,25 @@ def test_adapter_is_what_diffusers_loads_and_changes_the_picture(tune, tiny_base
     assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "up" in name)
 
 
+@pytest.mark.parametrize(
+    ("targets", "layers"), [("attention", {"Linear"}), ("all", {"Linear", "Conv2d"})]
+)
+def test_every_adapted_layer_comes_back(tune, tiny_base, targets, layers):
+    concept = tune("concept", config=SETTINGS.model_copy(update={"lora_targets": targets}))
+    saved = load_file(concept / WEIGHTS)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipeline.load_lora_weights(concept, weight_name=WEIGHTS)
+    loaded = {n: p for n, p in pipeline.unet.named_parameters() if "lora_" in n}
+    norms = sorted(float(value.norm()) for value in saved.values())
+    assert sorted(float(value.detach().norm()) for value in loaded.values()) == norms
+    adapted = {type(m.base_layer).__name__ for m in pipeline.unet.modules() if _is_adapted(m)}
+    assert adapted == layers
+
+
+def _is_adapted(module):
+    return hasattr(module, "base_layer") and hasattr(module, "lora_A")
+
+
 def test_training_learns_its_pictures(tune):
     config = SETTINGS.model_copy(
         update={"method": "full", "steps": 150, "learning_rate": 3e-3, "batch_size": 4}

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,11 +59,17 @@ def class_names(classes: int, seed: int) -> list[str]:
     return names
 
 
+def draw_conditions(classes: int, seed: int) -> list[phenotypes.Condition]:
+    """Conditions with invented names, each drawn from (seed, its number)."""
+    names = class_names(classes, seed)
+    return [phenotypes.condition(seed, number, name) for number, name in enumerate(names)]
+
+
 def make_dataset(
     out_dir: Path,
     *,
-    classes: int,
-    per_class: int,
+    classes: int | Sequence[phenotypes.Condition],
+    per_class: int | Sequence[int],
     test_per_class: int,
     size_px: int,
     seed: int,
@@ -76,8 +82,8 @@ def make_dataset(
 
     Args:
         out_dir: a folder that is absent or empty.
-        classes: number of conditions.
-        per_class: training images of each.
+        classes: number of conditions to draw, or the conditions themselves.
+        per_class: training images of each, or of every one.
         test_per_class: held-out images of each.
         size_px: width and height.
         seed: same seed, same bytes.
@@ -88,27 +94,24 @@ def make_dataset(
         InputError: a number is impossible, or the folder is not empty; nothing is written then.
     """
     _check(out_dir, classes, per_class, test_per_class, size_px)
+    conditions = draw_conditions(classes, seed) if isinstance(classes, int) else classes
+    counts = [per_class] * len(conditions) if isinstance(per_class, int) else per_class
     renderer = PhantomRenderer(mesh_path)
     out_dir.mkdir(parents=True, exist_ok=True)
     rows, truths = [], []
-    total = classes * (per_class + test_per_class)
-    for class_index, name in enumerate(class_names(classes, seed)):
-        condition = phenotypes.condition(seed, class_index, name)
+    total = sum(counts) + len(conditions) * test_per_class
+    for class_index, (condition, count) in enumerate(zip(conditions, counts, strict=True)):
+        name = condition.name
         folder = out_dir / "images" / name
         folder.mkdir(parents=True)
-        for number in range(per_class + test_per_class):
+        for number in range(count + test_per_class):
             rng = np.random.default_rng([seed, 2, class_index, number])
-            shown = {
-                hpo_id: size
-                for hpo_id, size in condition.sizes_sd.items()
-                if rng.random() < condition.penetrance[hpo_id]
-            }
-            values_sd, terms = phenotypes.individual_sd(rng, shown)
+            values_sd, terms = phenotypes.affected_sd(rng, condition)
             look = appearance.draw(rng)
             picture = renderer.picture(values_sd, look, size_px, int(rng.integers(2**31)))
             file = f"images/{name}/{number:03d}.png"
             save_png(picture, out_dir / file, {"generator": "synth-pipeline phantom"})
-            split = "train" if number < per_class else "test"
+            split = "train" if number < count else "test"
             rows.append((file, name, f"{name}-{number:03d}", split))
             truths.append(_truth(file, condition, terms, values_sd, look))
             progress(len(rows), total, "")
@@ -153,11 +156,19 @@ def save_png(picture: Image.Image, path: Path, about: Mapping[str, str]) -> None
     picture.save(path, pnginfo=info)
 
 
-def _check(out_dir: Path, classes: int, per_class: int, test_per_class: int, size_px: int) -> None:
-    if not 1 <= classes <= _LARGEST_CLASSES:
-        raise InputError(f"--classes {classes}: choose between 1 and {_LARGEST_CLASSES}.")
-    if not 1 <= per_class <= _LARGEST_IMAGES:
-        raise InputError(f"--per-class {per_class}: choose between 1 and {_LARGEST_IMAGES}.")
+def _check(
+    out_dir: Path,
+    classes: int | Sequence[phenotypes.Condition],
+    per_class: int | Sequence[int],
+    test_per_class: int,
+    size_px: int,
+) -> None:
+    number = classes if isinstance(classes, int) else len(classes)
+    if not 1 <= number <= _LARGEST_CLASSES:
+        raise InputError(f"--classes {number}: choose between 1 and {_LARGEST_CLASSES}.")
+    for count in [per_class] if isinstance(per_class, int) else per_class:
+        if not 1 <= count <= _LARGEST_IMAGES:
+            raise InputError(f"--per-class {count}: choose between 1 and {_LARGEST_IMAGES}.")
     if not 0 <= test_per_class <= _LARGEST_IMAGES:
         raise InputError(
             f"--test-per-class {test_per_class}: choose between 0 and {_LARGEST_IMAGES}."

@@ -82,7 +82,7 @@ def term(hpo_id: str) -> Term:
     if hpo_id not in BY_ID:
         raise InputError(
             f"{hpo_id} is not one of the {len(TERMS)} terms that phantoms can show; "
-            "see synth_pipeline/phantom/phenotypes.py."
+            "`synth-pipeline phantom terms` lists them."
         )
     return BY_ID[hpo_id]
 
@@ -113,6 +113,24 @@ def condition(seed: int, index: int, name: str) -> Condition:
         sizes[chosen.hpo_id] = round(chosen.sign * float(rng.uniform(*MARKED_SD)), 3)
         penetrance[chosen.hpo_id] = round(float(rng.uniform(0.75, 1.0)), 3)
     return Condition(name, sizes, penetrance)
+
+
+def affected_sd(rng: np.random.Generator, condition: Condition) -> tuple[np.ndarray, list[str]]:
+    """The shape of one person with a condition: its terms as they penetrate, and the person's own.
+
+    Args:
+        rng: drawn from in a fixed order.
+        condition: whose terms.
+
+    Returns:
+        (len(FIELDS),) float64 in SD, and the HPO ids shown.
+    """
+    shown = {
+        hpo_id: size
+        for hpo_id, size in condition.sizes_sd.items()
+        if rng.random() < condition.penetrance[hpo_id]
+    }
+    return individual_sd(rng, shown)
 
 
 def individual_sd(

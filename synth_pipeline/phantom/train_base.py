@@ -1,8 +1,8 @@
 """Train the embedded base model on phantoms, from random weights, resumable at any step.
 
-Three trainings follow each other: the autoencoder, its decoder alone, then the denoiser with the
-text encoder. Each step's batch depends on (seed, step) alone, so that a resumed training goes on as
-if never stopped.
+Three trainings follow each other: the autoencoder; the autoencoder again, with its posterior a
+point; then the denoiser with the text encoder. Each step's batch depends on (seed, step) alone, so
+that a resumed training goes on as if never stopped.
 """
 
 import csv
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 
 from synth_pipeline.phantom import base_parts as parts
-from synth_pipeline.phantom.autoencoding import autoencoder_loss, decoder_loss, encode_all
+from synth_pipeline.phantom.autoencoding import autoencoder_loss, encode_all, finishing_loss
 from synth_pipeline.phantom.resumable import Training
 from synth_pipeline.progress import Progress, silent
 
@@ -26,10 +26,10 @@ def train_base(
     *,
     work_dir: Path,
     mesh_path: Path,
-    images: int = 6000,
-    autoencoder_steps: int = 2400,
-    decoder_steps: int = 1500,
-    denoiser_steps: int = 4500,
+    images: int = 12_000,
+    autoencoder_steps: int = 2800,
+    finishing_steps: int = 2400,
+    denoiser_steps: int = 5000,
     seed: int = 0,
     progress: Progress = silent,
 ) -> None:
@@ -37,11 +37,12 @@ def train_base(
 
     Args:
         out_dir: the pipeline's folder; replaced in one step at the end.
-        work_dir: renders and checkpoints; run again with the same one to go on.
+        work_dir: renders and checkpoints; run again with the same one to go on, with more steps
+            or more images too.
         mesh_path: `face_landmarker.task`, for the mesh.
         images: how many phantoms to train on.
         autoencoder_steps: of 8 pictures each.
-        decoder_steps: of 8 pictures each, with the encoder as it is.
+        finishing_steps: of 8 pictures each, with the posterior a point.
         denoiser_steps: of 32 latents each.
         seed: of the phantoms, the weights and the batches.
         progress: told after each step.
@@ -57,12 +58,13 @@ def train_base(
         lambda step: autoencoder_loss(autoencoder, pictures, seed, step), progress, "autoencoder"
     )
     with first.averaged():
-        latents = encode_all(autoencoder, pictures, work_dir / "latents.npy", progress)
-    decoder = {"decoder": autoencoder.decoder, "post_quant": autoencoder.post_quant_conv}
-    finish = Training(work_dir / "decoder.pt", decoder, 5e-4, decoder_steps)
-    finish.run(
-        lambda step: decoder_loss(autoencoder, pictures, latents, seed, step), progress, "decoder"
-    )
+        # Named by what it goes on from: an autoencoder that was trained on is finished anew.
+        path = work_dir / f"finishing-{autoencoder_steps}.pt"
+        finish = Training(path, {"vae": autoencoder}, 1e-3, finishing_steps)
+    finish.run(lambda step: finishing_loss(autoencoder, pictures, seed, step), progress, "finish")
+    with finish.averaged():
+        made_by = f"{images}-{autoencoder_steps}-{finishing_steps}"
+        latents = encode_all(autoencoder, pictures, work_dir / f"latents-{made_by}.npy", progress)
     scale = 1 / float(latents.std())
     autoencoder.register_to_config(scaling_factor=scale)
     unet = parts.new_unet(seed)
@@ -92,6 +94,7 @@ def train_base(
     text_encoder.train()
     second.run(denoiser_loss, progress, "denoiser")
     with finish.averaged(), second.averaged():
+        parts.fix_posterior(autoencoder)
         pipeline = StableDiffusionPipeline(
             vae=autoencoder,
             text_encoder=text_encoder,
@@ -102,7 +105,7 @@ def train_base(
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        trainings = {"autoencoder": first, "decoder": finish, "denoiser": second}
+        trainings = {"autoencoder": first, "finishing": finish, "denoiser": second}
         _write(pipeline, out_dir, trainings, images, seed)
 
 
@@ -158,7 +161,7 @@ runs, with real libraries, on a machine that has neither a GPU nor a model hub.
 | training | steps | minutes on two cores |
 |---|---|---|
 | autoencoder (8 pictures a step) | {autoencoder_steps} | {autoencoder_minutes} |
-| decoder alone (8 pictures a step) | {decoder_steps} | {decoder_minutes} |
+| autoencoder, its posterior a point (8 pictures a step) | {finishing_steps} | {finishing_minutes} |
 | denoiser and text encoder (32 latents a step) | {denoiser_steps} | {denoiser_minutes} |
 
 The losses are in `losses.csv`. Weights are the moving average, stored in half precision. Prompts

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 
 from synth_pipeline.phantom import base_parts, resumable, train_base
 
-TINY = {"images": 16, "autoencoder_steps": 3, "decoder_steps": 3, "denoiser_steps": 5, "seed": 1}
+TINY = {"images": 16, "autoencoder_steps": 3, "finishing_steps": 3, "denoiser_steps": 5, "seed": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)

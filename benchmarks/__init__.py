@@ -1,0 +1,1 @@
+"""Measurements: each module prints, as its last line, one JSON object."""
