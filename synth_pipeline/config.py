@@ -83,6 +83,9 @@ class DreamBoothConfig(Section):
         "attention", description="all: every linear and convolutional layer of the UNet's blocks"
     )
     resolution_px: int | None = Field(None, ge=32, description="none: what the base was made for")
+    checkpoint_steps: int = Field(
+        100, ge=1, description="a killed fine-tuning goes on from here", json_schema_extra=_SPEED
+    )
 
     @model_validator(mode="after")
     def _prompt_names_the_class(self) -> Self:

@@ -7,7 +7,10 @@ LoRA, the prompt's embedding. There is no flip and no crop, because asymmetry is
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,20 +18,18 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image, ImageOps
 
+from synth_pipeline import checkpoints
 from synth_pipeline.base_model import BaseModel
-from synth_pipeline.config import DreamBoothConfig, LoraTargets
+from synth_pipeline.config import DreamBoothConfig
 from synth_pipeline.errors import ClassFailedError, StageError
-from synth_pipeline.loaded_base import LoadedBase, load_base, load_pipeline, seed_everything
+from synth_pipeline.loaded_base import LoadedBase, load_base, seed_everything
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.seeds import derived_seed
-from synth_pipeline.store import file_sha256
+from synth_pipeline.store import canonical_json, file_sha256
+from synth_pipeline.trainers import FullTrainer, LoraTrainer, own_copy
 
-#: The attention's projections, as in the LoRA paper (Hu et al. 2022, section 4.2).
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 #: The largest norm of a step's gradient, as in the reference script.
 _CLIP_NORM = 1.0
 
@@ -42,6 +43,7 @@ def run(
     base: BaseModel,
     seed: int,
     out_dir: Path,
+    work_dir: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
     """Fine-tune the base on one class's training photos and write the concept.
@@ -55,6 +57,9 @@ def run(
         seed: of the study.
         out_dir: gets the weights (`pytorch_lora_weights.safetensors`, or `unet/` and
             `text_encoder/`), `card.json` and `losses.parquet`.
+        work_dir: a folder for the state, saved every `config.checkpoint_steps`; run again with the
+            same one, a killed training goes on and ends with the same weights (on a processor, bit
+            for bit). It remembers faces too. None keeps no state.
         progress: told after each step.
 
     Returns:
@@ -68,15 +73,20 @@ def run(
         raise ClassFailedError(class_id, "has no training photo; add one or leave the class out.")
     begun_s = time.monotonic()
     prompt = config.instance_prompt.format(class_name=class_name)
+    hashes = sorted(file_sha256(path) for path in images)
+    of_whom = [config.key_slice(), base.identity, prompt, class_id, seed, hashes]
+    state = _State(
+        work_dir / "state.pt" if work_dir else None, sha256(canonical_json(of_whom)).hexdigest()
+    )
     class_seed = derived_seed(seed, "dreambooth", class_id)
     seed_everything(class_seed % 2**32)
-    loaded = load_base(base) if config.method == "lora" else _own_copy(base)
+    loaded = load_base(base) if config.method == "lora" else own_copy(base)
     resolution_px = config.resolution_px or loaded.resolution_px
     pixels_NCHW = _read_images(images, resolution_px, class_id)
-    trainer = _LoraTrainer(loaded, config) if config.method == "lora" else _FullTrainer(loaded)
+    trainer = LoraTrainer(loaded, config) if config.method == "lora" else FullTrainer(loaded)
     try:
         losses = _train(
-            config, loaded, trainer, pixels_NCHW, prompt, class_seed, class_id, progress
+            config, loaded, trainer, pixels_NCHW, prompt, class_seed, class_id, state, progress
         )
         trainer.save(out_dir)
     finally:
@@ -96,7 +106,7 @@ def run(
         "lora_targets": config.lora_targets if config.method == "lora" else None,
         "resolution_px": resolution_px,
         "seed": seed,
-        "training_images_sha256": sorted(file_sha256(path) for path in images),
+        "training_images_sha256": hashes,
         "last_loss": float(np.mean(losses[-50:])),
     }
     (out_dir / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -104,84 +114,58 @@ def run(
     return {"seconds": seconds, "steps_per_s": config.steps / seconds}
 
 
-class _LoraTrainer:
-    """Adapters on layers of the shared base's UNet; taken off again when done."""
+@dataclass
+class _State:
+    """Where the training stands, on disk.
 
-    def __init__(self, loaded: LoadedBase, config: DreamBoothConfig) -> None:
-        self.unet = loaded.pipeline.unet
-        self.unet.add_adapter(
-            LoraConfig(
-                r=config.rank,
-                lora_alpha=config.rank,
-                init_lora_weights="gaussian",
-                target_modules=_lora_targets(self.unet, config.lora_targets),
-            )
-        )
-        self.weights = [p for p in self.unet.parameters() if p.requires_grad]
-        self.trains_text = False
+    There is no random state in it: every step draws from a generator of its own.
+    """
 
-    def save(self, out_dir: Path) -> None:
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
-        StableDiffusionPipeline.save_lora_weights(
-            out_dir, unet_lora_layers=layers, safe_serialization=True
-        )
+    path: Path | None
+    identity: str
 
-    def close(self) -> None:
-        # The next class starts from the base as it was.
-        self.unet.delete_adapters(["default"])
-        self.unet.eval()
+    def restore(self, weights: Sequence[torch.Tensor], accelerator: Any, optimiser: Any) -> list:
+        """Put weights and optimiser where they stood; returns the losses of the steps so far."""
+        state = checkpoints.load(self.path, self.identity) if self.path else None
+        if state is None:
+            return []
+        with torch.no_grad():
+            for weight, kept in zip(weights, state["weights"], strict=True):
+                weight.copy_(kept)
+        optimiser.load_state_dict(state["optimiser"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        return state["losses"]
 
-
-def _lora_targets(unet: torch.nn.Module, which: LoraTargets) -> list[str]:
-    """The names of the layers that get an adapter."""
-    if which == "attention":
-        return list(_ATTENTION)
-    return [
-        name
-        for name, module in unet.named_modules()
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and "block" in name
-    ]
-
-
-class _FullTrainer:
-    """All weights of UNet and text encoder, as published, on a copy of the base."""
-
-    def __init__(self, loaded: LoadedBase) -> None:
-        self.unet = loaded.pipeline.unet.requires_grad_(True)
-        self.text_encoder = loaded.pipeline.text_encoder.requires_grad_(True)
-        self.weights = [*self.unet.parameters(), *self.text_encoder.parameters()]
-        self.trains_text = True
-
-    def save(self, out_dir: Path) -> None:
-        for name, module in (("unet", self.unet), ("text_encoder", self.text_encoder)):
-            # save_pretrained notes where the base was read from; a place is no content.
-            module.register_to_config(_name_or_path="") if name == "unet" else None
-            module.save_pretrained(out_dir / name, safe_serialization=True)
-            path = out_dir / name / "config.json"
-            settings = json.loads(path.read_text())
-            settings.pop("_name_or_path", None)
-            path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
-
-    def close(self) -> None:
-        pass
-
-
-def _own_copy(base: BaseModel) -> LoadedBase:
-    """The base read afresh: training in full would spoil the shared one."""
-    shared = load_base(base)
-    pipeline = load_pipeline(base.folder, base.vae_folder).to(shared.accelerator.device)
-    pipeline.vae.requires_grad_(False)
-    return LoadedBase(pipeline, shared.accelerator)
+    def keep(
+        self,
+        weights: Sequence[torch.Tensor],
+        accelerator: Any,
+        optimiser: Any,
+        losses: Sequence[float],
+    ) -> None:
+        """Save all that `restore` needs."""
+        if self.path is None:
+            return
+        state = {
+            "identity": self.identity,
+            "weights": [weight.detach() for weight in weights],
+            "optimiser": optimiser.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+            "losses": list(losses),
+        }
+        checkpoints.save(self.path, state)
 
 
 def _train(
     config: DreamBoothConfig,
     loaded: LoadedBase,
-    trainer: "_LoraTrainer | _FullTrainer",
+    trainer: LoraTrainer | FullTrainer,
     pixels_NCHW: torch.Tensor,
     prompt: str,
     class_seed: int,
     class_id: str,
+    state: _State,
     progress: Progress,
 ) -> list[float]:
     """The training loop; returns the loss of every step."""
@@ -201,8 +185,8 @@ def _train(
     with torch.no_grad():
         words_1TD = pipeline.text_encoder(ids)[0]
     trainer.unet.train()
-    losses: list[float] = []
-    for step in range(config.steps):
+    losses: list[float] = state.restore(trainer.weights, accelerator, optimiser)
+    for step in range(len(losses), config.steps):
         # Every step has a generator of its own, so that a step never depends on how it was reached.
         generator = torch.Generator().manual_seed(derived_seed(class_seed, step))
         chosen = torch.randint(len(means), (config.batch_size,), generator=generator)
@@ -235,6 +219,8 @@ def _train(
         optimiser.step()
         optimiser.zero_grad()
         losses.append(loss.item())
+        if (step + 1) % config.checkpoint_steps == 0 and step + 1 < config.steps:
+            state.keep(trainer.weights, accelerator, optimiser, losses)
         progress(step + 1, config.steps, f"loss {np.mean(losses[-50:]):.4f}")
     return losses
 

@@ -14,8 +14,10 @@ from typing import Any, Literal
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import Artifact, Looked, Output, Recipe, Store
 
-#: A stage's work: input name to folder, an empty folder to write into, and progress.
+#: A stage's work: input name to folder, an empty folder to write into, and progress. A resumable
+#: one finds the folder of its state among the inputs, under `WORK`.
 Body = Callable[[Mapping[str, Path], Path, Progress], Output]
+WORK = "work"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,7 @@ class Node:
     body: Body
     inputs: tuple[Input, ...] = ()
     libraries: tuple[str, ...] = ()
+    resumable: bool = False
 
     @property
     def name(self) -> str:
@@ -106,9 +109,13 @@ class Graph:
         recipe = self.resolve(node).recipe
         assert recipe is not None, f"{node.name} was asked for before its inputs"
         folders = {item.name: self.artifact(item.node).path for item in node.inputs}
-        artifact, executed = self.store.make(
-            recipe, lambda out_dir: node.body(folders, out_dir, progress)
-        )
+
+        def body(out_dir: Path) -> Output:
+            if node.resumable:
+                folders[WORK] = self.store.work_dir(recipe)
+            return node.body(folders, out_dir, progress)
+
+        artifact, executed = self.store.make(recipe, body)
         if executed:
             # What hangs on this node was resolved without it, or with what it used to be.
             self._resolved.clear()

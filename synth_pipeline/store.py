@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -178,10 +179,22 @@ class Store:
         assert found.artifact is not None, f"{place} vanished while it was published"
         return found.artifact, executed
 
+    def work_dir(self, recipe: Recipe) -> Path:
+        """A folder in which the recipe's body may keep its state while it runs.
+
+        It outlives a killed process, and goes away when the artifact is published.
+        """
+        folder = self._work_dir(recipe)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     def sweep(self) -> int:
-        """Remove what killed processes left half-made; returns how many folders."""
+        """Remove what killed processes left half-made; returns how many folders.
+
+        A state is kept for a week, because the same command goes on from it.
+        """
         removed = 0
-        for orphan in self._half_made():
+        for orphan in [*self._half_made(), *self._forgotten()]:
             key = orphan.name.split("-")[1]
             try:
                 with self._lock(orphan.parent.name, key, timeout_s=0):
@@ -205,6 +218,15 @@ class Store:
 
     def _half_made(self) -> Iterator[Path]:
         yield from (p for p in self.root.glob("*/.[!.]*") if p.name.startswith((".new-", ".old-")))
+
+    def _forgotten(self) -> Iterator[Path]:
+        for folder in self.root.glob("*/.work-*"):
+            newest_s = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - newest_s > _FORGOTTEN_S:
+                yield folder
+
+    def _work_dir(self, recipe: Recipe) -> Path:
+        return self.root / recipe.stage / f".work-{recipe.key}"
 
     def _lock(self, stage: str, key: str, timeout_s: float = -1) -> FileLock:
         # `parents=True` gives the mode to the last folder only, so the root goes first.
@@ -250,6 +272,7 @@ class Store:
                 shutil.rmtree(damaged, ignore_errors=True)
             beside.rename(final)
             _fsync(final.parent)
+            shutil.rmtree(self._work_dir(recipe), ignore_errors=True)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
@@ -279,6 +302,7 @@ class Store:
         return Looked("cached", artifact)
 
 
+_FORGOTTEN_S = 7 * 24 * 3600
 _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT}
 
 

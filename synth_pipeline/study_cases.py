@@ -141,8 +141,10 @@ class CasesOfStudy:
         body: Any,
         inputs: tuple[Input, ...] = (),
         libraries: tuple[str, ...] = (),
+        resumable: bool = False,
     ) -> Node:
-        return Node(stage, label, STAGE_VERSIONS[stage], parameters, body, inputs, libraries)
+        version = STAGE_VERSIONS[stage]
+        return Node(stage, label, version, parameters, body, inputs, libraries, resumable)
 
 
 def without(section: dict[str, Any], *names: str) -> dict[str, Any]:

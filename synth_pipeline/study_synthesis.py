@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from synth_pipeline import cases, models, selection, synthetic_set
-from synth_pipeline.graph import Input, Node
+from synth_pipeline.graph import WORK, Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output, canonical_json
 from synth_pipeline.study_cases import TORCH, CasesOfStudy, once, without
@@ -91,6 +91,7 @@ class SynthesisOfStudy(CasesOfStudy):
                 base=self.base,
                 seed=seed,
                 out_dir=out_dir,
+                work_dir=inputs[WORK],
                 progress=progress,
             )
             return Output(measurements=done)
@@ -108,6 +109,7 @@ class SynthesisOfStudy(CasesOfStudy):
             body,
             inputs=(Input("cases", self.cases(), f"train/{class_id}"),),
             libraries=(*TORCH, "diffusers", "peft", "transformers"),
+            resumable=True,
         )
 
     @once

@@ -255,3 +255,38 @@ def test_seeds_hang_on_class_and_index_only():
 
 
 PINNED = 1000866282156812567
+
+
+def test_a_state_of_another_training_is_not_gone_on_from(base, phantom_files, tmp_path):
+    """One folder for the state, and two settings: neither has anything of the other."""
+    name = next(iter(phantom_files))
+    seen: list[list[int]] = []
+
+    def run(folder, learning_rate, work_dir):
+        seen.append([])
+        out_dir = tmp_path / folder
+        out_dir.mkdir()
+        dreambooth.run(
+            SETTINGS.model_copy(update={"checkpoint_steps": 2, "learning_rate": learning_rate}),
+            class_id=name,
+            class_name=name,
+            images=phantom_files[name][:4],
+            base=base,
+            seed=7,
+            out_dir=out_dir,
+            work_dir=work_dir,
+            progress=lambda done, *_: seen[-1].append(done),
+        )
+        return digests(out_dir)
+
+    work_dir = tmp_path / "work"
+    work_dir.mkdir()
+    first = run("first", 1e-3, work_dir)
+    other = run("other", 2e-3, work_dir)
+    assert other == run("other-alone", 2e-3, None)
+    # The last state of the same training: two steps are left of six.
+    work_dir = tmp_path / "again"
+    work_dir.mkdir()
+    run("second", 1e-3, work_dir)
+    assert run("third", 1e-3, work_dir) == first
+    assert seen == [[1, 2, 3, 4, 5, 6]] * 4 + [[5, 6]]

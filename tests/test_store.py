@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,34 @@ def test_write_in_one_step_leaves_the_same_content_alone(tmp_path):
     write_in_one_step(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_state_outlives_a_failure_and_goes_with_the_publication(tmp_path):
+    store = Store(tmp_path)
+
+    def fail(out_dir):
+        (store.work_dir(recipe()) / "state").write_text("step 3")
+        raise RuntimeError("killed")
+
+    def go_on(out_dir):
+        assert (store.work_dir(recipe()) / "state").read_text() == "step 3"
+        return body(out_dir)
+
+    with pytest.raises(RuntimeError):
+        store.make(recipe(), fail)
+    assert store.work_dir(recipe()).stat().st_mode & 0o777 == 0o700
+    assert store.sweep() == 0, "it was forgotten while somebody may still go on from it"
+    made, _ = store.make(recipe(), go_on)
+    assert [path.name for path in made.path.parent.iterdir()] == [made.path.name]
+
+
+def test_a_state_that_nobody_went_on_from_is_swept(tmp_path):
+    store = Store(tmp_path)
+    store.make(recipe(), body)
+    folder = store.work_dir(recipe())
+    (folder / "state").write_text("a face")
+    week_ago = time.time() - 8 * 24 * 3600
+    for path in (folder / "state", folder):
+        os.utime(path, (week_ago, week_ago))
+    assert store.sweep() == 1
+    assert not folder.exists()
