@@ -77,6 +77,7 @@ class DreamBoothConfig(Section):
     instance_prompt: str = "photo of a {class_name} child"
     steps: int = Field(800, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
+    lr_schedule: Literal["constant", "cosine"] = "constant"
     batch_size: int = Field(1, ge=1)
     rank: int = Field(8, ge=1, description="LoRA rank")
     lora_targets: LoraTargets = Field(

@@ -6,7 +6,7 @@ LoRA, the prompt's embedding. There is no flip and no crop, because asymmetry is
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers.optimization import get_scheduler
 from PIL import Image, ImageOps
 
 from synth_pipeline import checkpoints
@@ -101,6 +102,7 @@ def run(
         "method": config.method,
         "steps": config.steps,
         "learning_rate": config.learning_rate,
+        "lr_schedule": config.lr_schedule,
         "batch_size": config.batch_size,
         "lora_rank": config.rank if config.method == "lora" else None,
         "lora_targets": config.lora_targets if config.method == "lora" else None,
@@ -124,34 +126,31 @@ class _State:
     path: Path | None
     identity: str
 
-    def restore(self, weights: Sequence[torch.Tensor], accelerator: Any, optimiser: Any) -> list:
-        """Put weights and optimiser where they stood; returns the losses of the steps so far."""
+    def restore(self, weights: Sequence[torch.Tensor], moving: Mapping[str, Any]) -> list[float]:
+        """Put weights and all that moves with them where they stood; returns the losses so far."""
         state = checkpoints.load(self.path, self.identity) if self.path else None
         if state is None:
             return []
         with torch.no_grad():
             for weight, kept in zip(weights, state["weights"], strict=True):
                 weight.copy_(kept)
-        optimiser.load_state_dict(state["optimiser"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        for name, part in moving.items():
+            part.load_state_dict(state[name])
         return state["losses"]
 
     def keep(
         self,
         weights: Sequence[torch.Tensor],
-        accelerator: Any,
-        optimiser: Any,
+        moving: Mapping[str, Any],
         losses: Sequence[float],
     ) -> None:
         """Save all that `restore` needs."""
         if self.path is None:
             return
-        state = {
+        state: dict[str, Any] = {name: part.state_dict() for name, part in moving.items()}
+        state |= {
             "identity": self.identity,
             "weights": [weight.detach() for weight in weights],
-            "optimiser": optimiser.state_dict(),
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
             "losses": list(losses),
         }
         checkpoints.save(self.path, state)
@@ -173,7 +172,13 @@ def _train(
     device = accelerator.device
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     optimiser = torch.optim.AdamW(trainer.weights, lr=config.learning_rate, weight_decay=1e-2)
+    schedule = get_scheduler(
+        config.lr_schedule, optimiser, num_warmup_steps=0, num_training_steps=config.steps
+    )
     optimiser = accelerator.prepare_optimizer(optimiser)
+    moving = {"optimiser": optimiser, "schedule": schedule}
+    if accelerator.scaler is not None:
+        moving["scaler"] = accelerator.scaler
     means, deviations = _encode(pipeline, pixels_NCHW.to(device))
     ids = pipeline.tokenizer(
         prompt,
@@ -185,7 +190,7 @@ def _train(
     with torch.no_grad():
         words_1TD = pipeline.text_encoder(ids)[0]
     trainer.unet.train()
-    losses: list[float] = state.restore(trainer.weights, accelerator, optimiser)
+    losses: list[float] = state.restore(trainer.weights, moving)
     for step in range(len(losses), config.steps):
         # Every step has a generator of its own, so that a step never depends on how it was reached.
         generator = torch.Generator().manual_seed(derived_seed(class_seed, step))
@@ -217,10 +222,11 @@ def _train(
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trainer.weights, _CLIP_NORM)
         optimiser.step()
+        schedule.step()
         optimiser.zero_grad()
         losses.append(loss.item())
         if (step + 1) % config.checkpoint_steps == 0 and step + 1 < config.steps:
-            state.keep(trainer.weights, accelerator, optimiser, losses)
+            state.keep(trainer.weights, moving, losses)
         progress(step + 1, config.steps, f"loss {np.mean(losses[-50:]):.4f}")
     return losses
 

@@ -34,6 +34,7 @@ def tune(base: str, images: list[Path], place: Path, method: str, kill_at: int |
             rank=2,
             method=method,
             lora_targets="all",
+            lr_schedule="cosine",
             checkpoint_steps=4,
         ),
         class_id="dofanu",
