@@ -33,6 +33,8 @@ BACKGROUNDS: dict[str, Colour] = {
     "dark": (66, 68, 76),
 }
 HAIR_STYLES = ("short", "fringe", "long", "thin")
+#: What a child is called up to an age in years.
+AGES = (("toddler", 4.0), ("young", 8.0), ("older", 12.0), ("teenage", 16.0))
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Appearance:
         shift: displacement of the face as a share of the picture's size, (right, down).
         smile: 0 to 1; mouth_open: 0 to 1. Expressions, not phenotype.
         noise: standard deviation of the camera's noise, 8-bit steps.
+        age_years: the impression of age, 1 to 16; it changes the face's proportions, brows and
+            cheeks, as no phenotype does.
     """
 
     skin: str
@@ -65,6 +69,7 @@ class Appearance:
     smile: float
     mouth_open: float
     noise: float
+    age_years: float
 
 
 def draw(rng: np.random.Generator) -> Appearance:
@@ -93,6 +98,7 @@ def draw(rng: np.random.Generator) -> Appearance:
         smile=float(rng.uniform(0, 1)),
         mouth_open=float(rng.uniform(0, 1) ** 3),
         noise=float(rng.uniform(0, 3)),
+        age_years=float(rng.uniform(1, AGES[-1][1])),
     )
 
 
@@ -103,7 +109,13 @@ def caption(appearance: Appearance, terms: list[str]) -> str:
         appearance: what is seen besides the shape.
         terms: names of Human Phenotype Ontology terms that the person shows.
     """
-    parts = [f"{appearance.skin} skin", f"{appearance.hair_style} {appearance.hair} hair", *terms]
+    age = next(word for word, until in AGES if appearance.age_years <= until)
+    parts = [
+        age,
+        f"{appearance.skin} skin",
+        f"{appearance.hair_style} {appearance.hair} hair",
+        *terms,
+    ]
     yaw = appearance.pose_deg[0]
     if abs(yaw) > 6:
         parts.append("facing right" if yaw > 0 else "facing left")

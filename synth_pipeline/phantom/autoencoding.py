@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from synth_pipeline import backbones
 from synth_pipeline.phantom.base_parts import SIZE_PX
 from synth_pipeline.progress import Progress
 
 _BATCH = 8
+_READER = "mobilenetv3_small_075"
 #: What a denoiser leaves undone, as a share of the latents' own unit.
 _LATENT_NOISE = 0.05
 
@@ -51,6 +53,58 @@ def finishing_loss(
     y = autoencoder.decode(z.contiguous(memory_format=torch.channels_last)).sample
     # Without a bound the means would grow until the noise is nothing.
     return _distance(y - x) + F.avg_pool2d(y - x, 8).abs().mean() + 2e-3 * mean.square().mean()
+
+
+class ShapeReader:
+    """The embedded recogniser as an eye: what it sees in two pictures, and how far that is apart.
+
+    It was trained to read a phantom's shape (`train_backbone`), so it looks where landmarks lie,
+    as a perceptual loss does for things (Johnson et al. 2016, section 3.2).
+    """
+
+    def __init__(self) -> None:
+        model, norm = backbones.create(_READER, classes=1, pretrained="embedded", dropout=0.0)
+        self._model = model.eval().requires_grad_(False)
+        self._mean = torch.tensor(norm.mean).view(3, 1, 1)
+        self._deviation = torch.tensor(norm.deviation).view(3, 1, 1)
+
+    def distance(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Mean over three depths of the relative L1 between (N, 3, 128, 128) in -1..1."""
+        with torch.no_grad():
+            wanted = self._features(x)
+        parts = [
+            (a - b).abs().mean() / b.abs().mean()
+            for a, b in zip(self._features(y), wanted, strict=True)
+        ]
+        return torch.stack(parts).mean()
+
+    def _features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        normalised = ((x + 1) / 2 - self._mean) / self._deviation
+        return self._model.forward_intermediates(
+            normalised, indices=[0, 1, 2], stop_early=True, intermediates_only=True
+        )
+
+
+def decoder_loss(
+    autoencoder: AutoencoderKL,
+    reader: ShapeReader,
+    pictures: np.ndarray,
+    latents: np.ndarray,
+    seed: int,
+    step: int,
+) -> torch.Tensor:
+    """How far one step's pictures are from what the decoder makes of their finished latents.
+
+    The decoder learns on alone, so that what the denoiser learned of the latents stays true.
+    """
+    rng = np.random.default_rng([seed, 7, step])
+    chosen = rng.integers(len(pictures), size=_BATCH)
+    x = _batch(pictures, chosen)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    z = torch.from_numpy(latents[chosen])
+    z = z + _LATENT_NOISE * torch.randn(z.shape, generator=generator)
+    y = autoencoder.decode(z.contiguous(memory_format=torch.channels_last)).sample
+    return _distance(y - x) + F.avg_pool2d(y - x, 8).abs().mean() + reader.distance(y, x)
 
 
 def _batch(pictures: np.ndarray, chosen: np.ndarray) -> torch.Tensor:

@@ -30,18 +30,26 @@ class PhantomRenderer:
     def __init__(self, landmark_model: Path) -> None:
         mesh = load_mesh(landmark_model)
         self._triangles = mesh.triangles
-        self._child = phenotypes.childlike(mesh.vertices)
+        self._adult = mesh.vertices
+        self._childlike = phenotypes.childlike(mesh.vertices)
         self._fields = phenotypes.displacement_fields(mesh.vertices)
 
-    def shape(self, values_sd: np.ndarray) -> np.ndarray:
-        """The (468, 3) vertices in centimetres for (len(FIELDS),) amounts in SD."""
-        return self._child + np.tensordot(values_sd, self._fields, 1)
+    def shape(self, values_sd: np.ndarray, age_years: float) -> np.ndarray:
+        """The (468, 3) vertices in centimetres of a person.
+
+        Args:
+            values_sd: (len(FIELDS),) amounts in SD.
+            age_years: 1 to 16; the younger, the more of a child's proportions.
+        """
+        age = phenotypes.childlike_share(age_years) * self._childlike
+        return self._adult + age + np.tensordot(values_sd, self._fields, 1)
 
     def picture(
         self, values_sd: np.ndarray, look: appearance.Appearance, size_px: int, seed: int
     ) -> Image.Image:
         """Draw a person of this shape in these circumstances."""
-        return render(self.shape(values_sd), self._triangles, look, size_px, seed)
+        shape = self.shape(values_sd, look.age_years)
+        return render(shape, self._triangles, look, size_px, seed)
 
 
 def class_names(classes: int, seed: int) -> list[str]:

@@ -214,7 +214,7 @@ def _vertex_colours(view: _View, look: Appearance) -> np.ndarray:
         distance = (view.points_px - view.points_px[spot]) / (view.width_px * 0.13)
         blush += strength * np.exp(-0.5 * (distance**2).sum(1))
     tint = skin * (1.0, 0.80, 0.80)
-    colour = skin + (tint - skin) * (0.55 * blush)[:, None]
+    colour = skin + (tint - skin) * ((0.72 - 0.02 * look.age_years) * blush)[:, None]
     return colour * view.shade[:, None]
 
 
@@ -242,8 +242,10 @@ def _draw_features(face: Image.Image, view: _View, look: Appearance) -> None:
             [nx - w * 0.026, ny - w * 0.012, nx + w * 0.026, ny + w * 0.014],
             (*_tone(skin, 0.40), 190),
         )
+    # Brows grow darker and cheeks paler with the years.
+    brow_alpha = round(130 + 6 * look.age_years)
     for brow in m.BROWS:
-        pen.polygon(ring(brow), (*_tone(hair, 0.95), 205))
+        pen.polygon(ring(brow), (*_tone(hair, 0.95), brow_alpha))
     # The margin leaves room for the blur, which costs by the area.
     left, top, right, bottom = layer.getbbox() or (0, 0, 1, 1)
     layer = layer.crop((left - 8, top - 8, right + 8, bottom + 8))

@@ -1,8 +1,8 @@
 """Train the embedded base model on phantoms, from random weights, resumable at any step.
 
-Three trainings follow each other: the autoencoder; the autoencoder again, with its posterior a
-point; then the denoiser with the text encoder. Each step's batch depends on (seed, step) alone, so
-that a resumed training goes on as if never stopped.
+Four trainings follow each other: the autoencoder; the autoencoder again, with its posterior a
+point; its decoder alone; then the denoiser with the text encoder. Each step's batch depends on
+(seed, step) alone, so that a resumed training goes on as if never stopped.
 """
 
 import csv
@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 
 from synth_pipeline.phantom import base_parts as parts
-from synth_pipeline.phantom.autoencoding import autoencoder_loss, encode_all, finishing_loss
+from synth_pipeline.phantom.autoencoding import (
+    ShapeReader,
+    autoencoder_loss,
+    decoder_loss,
+    encode_all,
+    finishing_loss,
+)
 from synth_pipeline.phantom.resumable import Training
 from synth_pipeline.progress import Progress, silent
 
@@ -29,7 +35,8 @@ def train_base(
     images: int = 12_000,
     autoencoder_steps: int = 2800,
     finishing_steps: int = 2400,
-    denoiser_steps: int = 5000,
+    decoder_steps: int = 900,
+    denoiser_steps: int = 4600,
     seed: int = 0,
     progress: Progress = silent,
 ) -> None:
@@ -43,6 +50,7 @@ def train_base(
         images: how many phantoms to train on.
         autoencoder_steps: of 8 pictures each.
         finishing_steps: of 8 pictures each, with the posterior a point.
+        decoder_steps: of 8 pictures each, with the encoder as it is.
         denoiser_steps: of 32 latents each.
         seed: of the phantoms, the weights and the batches.
         progress: told after each step.
@@ -65,6 +73,14 @@ def train_base(
     with finish.averaged():
         made_by = f"{images}-{autoencoder_steps}-{finishing_steps}"
         latents = encode_all(autoencoder, pictures, work_dir / f"latents-{made_by}.npy", progress)
+    decoder = {"decoder": autoencoder.decoder, "post_quant": autoencoder.post_quant_conv}
+    sharpen = Training(work_dir / f"decoder-{made_by}.pt", decoder, 7e-4, decoder_steps)
+    reader = ShapeReader()
+    sharpen.run(
+        lambda step: decoder_loss(autoencoder, reader, pictures, latents, seed, step),
+        progress,
+        "decoder",
+    )
     scale = 1 / float(latents.std())
     autoencoder.register_to_config(scaling_factor=scale)
     unet = parts.new_unet(seed)
@@ -93,7 +109,7 @@ def train_base(
     unet.train()
     text_encoder.train()
     second.run(denoiser_loss, progress, "denoiser")
-    with finish.averaged(), second.averaged():
+    with sharpen.averaged(), second.averaged():
         parts.fix_posterior(autoencoder)
         pipeline = StableDiffusionPipeline(
             vae=autoencoder,
@@ -105,7 +121,12 @@ def train_base(
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        trainings = {"autoencoder": first, "finishing": finish, "denoiser": second}
+        trainings = {
+            "autoencoder": first,
+            "finishing": finish,
+            "decoder": sharpen,
+            "denoiser": second,
+        }
         _write(pipeline, out_dir, trainings, images, seed)
 
 
@@ -162,6 +183,7 @@ runs, with real libraries, on a machine that has neither a GPU nor a model hub.
 |---|---|---|
 | autoencoder (8 pictures a step) | {autoencoder_steps} | {autoencoder_minutes} |
 | autoencoder, its posterior a point (8 pictures a step) | {finishing_steps} | {finishing_minutes} |
+| its decoder alone (8 pictures a step) | {decoder_steps} | {decoder_minutes} |
 | denoiser and text encoder (32 latents a step) | {denoiser_steps} | {denoiser_minutes} |
 
 The losses are in `losses.csv`. Weights are the moving average, stored in half precision. Prompts

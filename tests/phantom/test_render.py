@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from synth_pipeline.phantom import mesh as m
 from synth_pipeline.phantom.dataset import random_person
+from synth_pipeline.phantom.phenotypes import FIELDS
 
 
 def test_every_phantom_is_found(renderer, find_landmarks):
@@ -34,3 +36,20 @@ def test_captions_name_what_is_seen(renderer):
     assert " skin" in caption
     assert " hair" in caption
     assert caption.endswith(" background")
+
+
+def test_the_younger_the_larger_the_eyes_and_the_smaller_the_jaw(renderer):
+    """The impression of age, with nothing else changed."""
+
+    def proportions(age_years):
+        shape = renderer.shape(np.zeros(len(FIELDS)), age_years)
+        height = shape[m.FOREHEAD, 1] - shape[m.CHIN, 1]
+        return (
+            (shape[159, 1] - shape[145, 1]) / height,
+            (shape[m.NOSE_BASE, 1] - shape[m.CHIN, 1]) / height,
+        )
+
+    opening, below_the_nose = zip(*(proportions(age) for age in (1, 6, 11, 16)), strict=True)
+    assert list(opening) == sorted(opening, reverse=True)
+    assert opening[0] > 1.2 * opening[-1]
+    assert list(below_the_nose) == sorted(below_the_nose)

@@ -9,7 +9,14 @@ from diffusers import StableDiffusionPipeline
 
 from synth_pipeline.phantom import base_parts, resumable, train_base
 
-TINY = {"images": 16, "autoencoder_steps": 3, "finishing_steps": 3, "denoiser_steps": 5, "seed": 1}
+TINY = {
+    "images": 16,
+    "autoencoder_steps": 3,
+    "finishing_steps": 3,
+    "decoder_steps": 3,
+    "denoiser_steps": 5,
+    "seed": 1,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +42,9 @@ def uninterrupted(tmp_path_factory, landmark_model, small):
     return place / "base"
 
 
-@pytest.mark.parametrize("stop", [("autoencoder", 3), ("decoder", 3), ("denoiser", 3)])
+@pytest.mark.parametrize(
+    "stop", [("autoencoder", 3), ("finish", 2), ("decoder", 3), ("denoiser", 3)]
+)
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, landmark_model, uninterrupted, stop):
     def until(done: int, total: int, note: str = "") -> None:
         if note.startswith(stop[0]) and done == stop[1]:
@@ -58,12 +67,22 @@ def test_the_folder_is_a_stable_diffusion_pipeline(uninterrupted):
     assert image.size == (base_parts.SIZE_PX, base_parts.SIZE_PX)
 
 
+def test_its_encoder_adds_no_noise(uninterrupted):
+    """The denoiser knows the latents' means; what is drawn around them would be noise to it."""
+    pipeline = StableDiffusionPipeline.from_pretrained(uninterrupted, dtype=torch.float32)
+    picture = torch.rand(1, 3, base_parts.SIZE_PX, base_parts.SIZE_PX) * 2 - 1
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(picture).latent_dist
+    assert posterior.std.max() < 1e-5
+    assert torch.isfinite(posterior.sample()).all()
+
+
 def test_it_holds_no_pickle_and_keeps_its_losses_and_card(uninterrupted):
     kinds = {path.suffix for path in uninterrupted.rglob("*") if path.is_file()}
     assert kinds <= {".json", ".txt", ".md", ".csv", ".safetensors"}
     with (uninterrupted / "losses.csv").open(newline="") as stream:
         trainings = {row["training"] for row in csv.DictReader(stream)}
-    assert trainings == {"autoencoder", "decoder", "denoiser"}
+    assert trainings == {"autoencoder", "finishing", "decoder", "denoiser"}
     assert json.loads((uninterrupted / "training.json").read_text())["images"] == 16
     assert "no pixel of it comes from a person" in (uninterrupted / "README.md").read_text()
 
