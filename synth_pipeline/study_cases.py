@@ -12,6 +12,7 @@ from synth_pipeline.base_model import BaseModel
 from synth_pipeline.cases import CaseSet
 from synth_pipeline.config import StudyConfig
 from synth_pipeline.graph import Graph, Input, Node
+from synth_pipeline.phantom.dataset import PHANTOMS_VERSION
 from synth_pipeline.phantom.sets import PhantomSet, phantoms_of
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.stage_versions import STAGE_VERSIONS
@@ -99,6 +100,7 @@ class CasesOfStudy:
         if settings.format == "phantom":
             parameters["landmark_model"] = models.FACE_LANDMARKER_SHA256
             parameters["cases"]["phantom"] = asdict(self._phantoms)
+            parameters["phantoms_version"] = PHANTOMS_VERSION
         else:
             parameters["source"] = case_sources.source_digest(self.photos)
             del parameters["cases"]["phantom"]

@@ -85,7 +85,7 @@ class ShapeReader:
         )
 
 
-def decoder_loss(
+def sharpening_loss(
     autoencoder: AutoencoderKL,
     reader: ShapeReader,
     pictures: np.ndarray,
@@ -93,18 +93,21 @@ def decoder_loss(
     seed: int,
     step: int,
 ) -> torch.Tensor:
-    """How far one step's pictures are from what the decoder makes of their finished latents.
+    """How far one step's pictures are from what comes back, to the eye of a reader of shapes too.
 
-    The decoder learns on alone, so that what the denoiser learned of the latents stays true.
+    The latents stay near those that the denoiser is trained on, so that both can be trained at the
+    same time.
     """
     rng = np.random.default_rng([seed, 7, step])
     chosen = rng.integers(len(pictures), size=_BATCH)
     x = _batch(pictures, chosen)
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    z = torch.from_numpy(latents[chosen])
-    z = z + _LATENT_NOISE * torch.randn(z.shape, generator=generator)
+    mean = autoencoder.encode(x).latent_dist.mean
+    z = mean + _LATENT_NOISE * torch.randn(mean.shape, generator=generator)
     y = autoencoder.decode(z.contiguous(memory_format=torch.channels_last)).sample
-    return _distance(y - x) + F.avg_pool2d(y - x, 8).abs().mean() + reader.distance(y, x)
+    strayed = (mean - torch.from_numpy(latents[chosen])).square().mean()
+    given_back = _distance(y - x) + F.avg_pool2d(y - x, 8).abs().mean()
+    return given_back + 2 * reader.distance(y, x) + 4 * strayed
 
 
 def _batch(pictures: np.ndarray, chosen: np.ndarray) -> torch.Tensor:

@@ -15,6 +15,8 @@ from synth_pipeline.phantom.mesh import load_mesh
 from synth_pipeline.phantom.render import render
 from synth_pipeline.progress import Progress, silent
 
+#: Raised when the same numbers give other pictures; it is part of what decides a study's cases.
+PHANTOMS_VERSION = 2
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _LARGEST_CLASSES, _LARGEST_IMAGES = 1000, 1000
 _SIZES_PX = (64, 1024)

@@ -1,7 +1,7 @@
 """Train the embedded base model on phantoms, from random weights, resumable at any step.
 
-Four trainings follow each other: the autoencoder; the autoencoder again, with its posterior a
-point; its decoder alone; then the denoiser with the text encoder. Each step's batch depends on
+Four trainings follow each other: the autoencoder; the same with its posterior a point; the same to
+the eye of a reader of shapes; then the denoiser with the text encoder. Each step's batch depends on
 (seed, step) alone, so that a resumed training goes on as if never stopped.
 """
 
@@ -19,9 +19,9 @@ from synth_pipeline.phantom import base_parts as parts
 from synth_pipeline.phantom.autoencoding import (
     ShapeReader,
     autoencoder_loss,
-    decoder_loss,
     encode_all,
     finishing_loss,
+    sharpening_loss,
 )
 from synth_pipeline.phantom.resumable import Training
 from synth_pipeline.progress import Progress, silent
@@ -35,7 +35,7 @@ def train_base(
     images: int = 12_000,
     autoencoder_steps: int = 2800,
     finishing_steps: int = 2400,
-    decoder_steps: int = 900,
+    sharpening_steps: int = 1000,
     denoiser_steps: int = 4600,
     seed: int = 0,
     progress: Progress = silent,
@@ -50,7 +50,7 @@ def train_base(
         images: how many phantoms to train on.
         autoencoder_steps: of 8 pictures each.
         finishing_steps: of 8 pictures each, with the posterior a point.
-        decoder_steps: of 8 pictures each, with the encoder as it is.
+        sharpening_steps: of 8 pictures each, with the latents held near what they are.
         denoiser_steps: of 32 latents each.
         seed: of the phantoms, the weights and the batches.
         progress: told after each step.
@@ -73,13 +73,13 @@ def train_base(
     with finish.averaged():
         made_by = f"{images}-{autoencoder_steps}-{finishing_steps}"
         latents = encode_all(autoencoder, pictures, work_dir / f"latents-{made_by}.npy", progress)
-    decoder = {"decoder": autoencoder.decoder, "post_quant": autoencoder.post_quant_conv}
-    sharpen = Training(work_dir / f"decoder-{made_by}.pt", decoder, 7e-4, decoder_steps)
+        sharpened = work_dir / f"sharpening-{made_by}.pt"
+        sharpen = Training(sharpened, {"vae": autoencoder}, 4e-4, sharpening_steps)
     reader = ShapeReader()
     sharpen.run(
-        lambda step: decoder_loss(autoencoder, reader, pictures, latents, seed, step),
+        lambda step: sharpening_loss(autoencoder, reader, pictures, latents, seed, step),
         progress,
-        "decoder",
+        "sharpening",
     )
     scale = 1 / float(latents.std())
     autoencoder.register_to_config(scaling_factor=scale)
@@ -124,7 +124,7 @@ def train_base(
         trainings = {
             "autoencoder": first,
             "finishing": finish,
-            "decoder": sharpen,
+            "sharpening": sharpen,
             "denoiser": second,
         }
         _write(pipeline, out_dir, trainings, images, seed)
@@ -181,14 +181,15 @@ runs, with real libraries, on a machine that has neither a GPU nor a model hub.
 
 | training | steps | minutes on two cores |
 |---|---|---|
-| autoencoder (8 pictures a step) | {autoencoder_steps} | {autoencoder_minutes} |
-| autoencoder, its posterior a point (8 pictures a step) | {finishing_steps} | {finishing_minutes} |
-| its decoder alone (8 pictures a step) | {decoder_steps} | {decoder_minutes} |
-| denoiser and text encoder (32 latents a step) | {denoiser_steps} | {denoiser_minutes} |
+| autoencoder | {autoencoder_steps} | {autoencoder_minutes} |
+| the same, its posterior a point | {finishing_steps} | {finishing_minutes} |
+| the same, to the eye of a reader of shapes | {sharpening_steps} | {sharpening_minutes} |
+| denoiser and text encoder | {denoiser_steps} | {denoiser_minutes} |
 
-The losses are in `losses.csv`. Weights are the moving average, stored in half precision. Prompts
-look like `photo of a child, light skin, fringe brown hair, hypertelorism, blue background`; an
-unknown word before `child` is answered with a face. Velocity prediction, zero terminal SNR.
+A step is 8 pictures, of the denoiser 32 latents. The losses are in `losses.csv`. Weights are the
+moving average, stored in half precision. Prompts look like `photo of a child, young, light skin,
+fringe brown hair, hypertelorism, blue background`; an unknown word before `child` is answered with
+a face. Velocity prediction, zero terminal SNR.
 
 Not for faces of real people, and not for any clinical use.
 """

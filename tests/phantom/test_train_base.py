@@ -13,7 +13,7 @@ TINY = {
     "images": 16,
     "autoencoder_steps": 3,
     "finishing_steps": 3,
-    "decoder_steps": 3,
+    "sharpening_steps": 3,
     "denoiser_steps": 5,
     "seed": 1,
 }
@@ -43,7 +43,7 @@ def uninterrupted(tmp_path_factory, landmark_model, small):
 
 
 @pytest.mark.parametrize(
-    "stop", [("autoencoder", 3), ("finish", 2), ("decoder", 3), ("denoiser", 3)]
+    "stop", [("autoencoder", 3), ("finish", 2), ("sharpening", 3), ("denoiser", 3)]
 )
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, landmark_model, uninterrupted, stop):
     def until(done: int, total: int, note: str = "") -> None:
@@ -82,7 +82,7 @@ def test_it_holds_no_pickle_and_keeps_its_losses_and_card(uninterrupted):
     assert kinds <= {".json", ".txt", ".md", ".csv", ".safetensors"}
     with (uninterrupted / "losses.csv").open(newline="") as stream:
         trainings = {row["training"] for row in csv.DictReader(stream)}
-    assert trainings == {"autoencoder", "finishing", "decoder", "denoiser"}
+    assert trainings == {"autoencoder", "finishing", "sharpening", "denoiser"}
     assert json.loads((uninterrupted / "training.json").read_text())["images"] == 16
     assert "no pixel of it comes from a person" in (uninterrupted / "README.md").read_text()
 
