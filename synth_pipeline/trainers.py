@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 
 from synth_pipeline.base_model import BaseModel
@@ -34,7 +33,9 @@ class LoraTrainer:
 
     def save(self, out_dir: Path) -> None:
         """Write the adapters in the format of diffusers' `load_lora_weights`."""
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
+        # As peft names them. diffusers' own conversion renames the attention's layers only; of a
+        # file in which others are adapted too, `load_lora_weights` then drops the attention.
+        layers = get_peft_model_state_dict(self.unet)
         StableDiffusionPipeline.save_lora_weights(
             out_dir, unet_lora_layers=layers, safe_serialization=True
         )
