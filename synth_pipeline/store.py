@@ -221,8 +221,12 @@ class Store:
 
     def _forgotten(self) -> Iterator[Path]:
         for folder in self.root.glob("*/.work-*"):
-            newest_s = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-            if time.time() - newest_s > _FORGOTTEN_S:
+            try:
+                # Whoever saves a state renames a file in the folder, which is a change of it.
+                idle_s = time.time() - folder.stat().st_mtime
+            except FileNotFoundError:
+                continue  # it was published just now
+            if idle_s > _FORGOTTEN_S:
                 yield folder
 
     def _work_dir(self, recipe: Recipe) -> Path:

@@ -32,7 +32,7 @@ def base(tiny_base):
 def tune(base, phantom_files, tmp_path):
     names = list(phantom_files)
 
-    def run(folder, number=0, config=SETTINGS):
+    def run(folder, number=0, config=SETTINGS, base=base, **options):
         out_dir = tmp_path / folder
         out_dir.mkdir()
         dreambooth.run(
@@ -43,6 +43,7 @@ def tune(base, phantom_files, tmp_path):
             base=base,
             seed=7,
             out_dir=out_dir,
+            **options,
         )
         return out_dir
 
@@ -99,28 +100,20 @@ def test_adapter_is_what_diffusers_loads_and_changes_the_picture(tune, tiny_base
     assert np.abs(picture(True) - picture(False)).max() > 0
     weights = load_file(concept / WEIGHTS)
     assert any("lora" in name for name in weights)
-    assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "up" in name)
+    assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize(
     ("targets", "layers"), [("attention", {"Linear"}), ("all", {"Linear", "Conv2d"})]
 )
-def test_every_adapted_layer_comes_back(phantom_files, tmp_path, targets, layers, recwarn):
+def test_every_adapted_layer_comes_back(tune, targets, layers, recwarn):
     """Of an adapter in two formats at once, diffusers loads one and drops the other silently."""
-    name = next(iter(phantom_files))
     embedded = resolve_base("embedded")
-    dreambooth.run(
-        SETTINGS.model_copy(update={"lora_targets": targets, "steps": 2}),
-        class_id=name,
-        class_name=name,
-        images=phantom_files[name][:4],
-        base=embedded,
-        seed=7,
-        out_dir=tmp_path,
-    )
-    saved = load_file(tmp_path / WEIGHTS)
+    config = SETTINGS.model_copy(update={"lora_targets": targets, "steps": 2})
+    concept = tune("concept", config=config, base=embedded)
+    saved = load_file(concept / WEIGHTS)
     pipeline = load_pipeline(embedded.folder)
-    pipeline.load_lora_weights(tmp_path, weight_name=WEIGHTS)
+    pipeline.load_lora_weights(concept, weight_name=WEIGHTS)
     loaded = {n: p for n, p in pipeline.unet.named_parameters() if "lora_" in n}
     norms = sorted(float(value.norm()) for value in saved.values())
     assert sorted(float(value.detach().norm()) for value in loaded.values()) == norms
@@ -269,27 +262,19 @@ def test_seeds_hang_on_class_and_index_only():
 PINNED = 1000866282156812567
 
 
-def test_a_state_of_another_training_is_not_gone_on_from(base, phantom_files, tmp_path):
+def test_a_state_of_another_training_is_not_gone_on_from(tune, tmp_path):
     """One folder for the state, and two settings: neither has anything of the other."""
-    name = next(iter(phantom_files))
     seen: list[list[int]] = []
 
     def run(folder, learning_rate, work_dir):
-        seen.append([])
-        out_dir = tmp_path / folder
-        out_dir.mkdir()
-        dreambooth.run(
-            SETTINGS.model_copy(update={"checkpoint_steps": 2, "learning_rate": learning_rate}),
-            class_id=name,
-            class_name=name,
-            images=phantom_files[name][:4],
-            base=base,
-            seed=7,
-            out_dir=out_dir,
-            work_dir=work_dir,
-            progress=lambda done, *_: seen[-1].append(done),
-        )
-        return digests(out_dir)
+        steps: list[int] = []
+        seen.append(steps)
+        config = SETTINGS.model_copy(update={"checkpoint_steps": 2, "learning_rate": learning_rate})
+
+        def progress(done, total, note):
+            steps.append(done)
+
+        return digests(tune(folder, config=config, work_dir=work_dir, progress=progress))
 
     work_dir = tmp_path / "work"
     work_dir.mkdir()

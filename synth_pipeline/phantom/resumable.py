@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from synth_pipeline import checkpoints
 from synth_pipeline.progress import Progress
 
 _CHECKPOINT_EVERY = 100
@@ -37,20 +38,16 @@ class Training:
             self.losses, self.seconds = state["losses"], state["seconds"]
 
     def save(self) -> None:
-        """Write the checkpoint beside, then put it in place."""
-        beside = self.path.with_suffix(".part")
-        torch.save(
-            {
-                "modules": {name: m.state_dict() for name, m in self.modules.items()},
-                "optimiser": self.optimiser.state_dict(),
-                "ema": self.ema,
-                "step": self.step,
-                "losses": self.losses,
-                "seconds": self.seconds,
-            },
-            beside,
-        )
-        beside.replace(self.path)
+        """Write the checkpoint."""
+        state = {
+            "modules": {name: m.state_dict() for name, m in self.modules.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "ema": self.ema,
+            "step": self.step,
+            "losses": self.losses,
+            "seconds": self.seconds,
+        }
+        checkpoints.save(self.path, state)
 
     def run(
         self, loss_of_step: Callable[[int], torch.Tensor], progress: Progress, note: str
