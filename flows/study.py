@@ -12,7 +12,10 @@ from flows.synthesize_class import synthesize_class
 from synth_pipeline.errors import InputError
 from synth_pipeline.study import Study
 from tasks.audit_copies import audit_copies
+from tasks.find_landmarks import find_landmarks
+from tasks.fine_tune_together import fine_tune_together
 from tasks.import_cases import import_cases
+from tasks.make_class_images import make_class_images
 from tasks.publish_report import publish_report
 from tasks.rank import rank
 from tasks.running import open_study
@@ -98,10 +101,36 @@ def _synthesize(
     """Make every class in turn; a class that fails is listed while the others go on."""
     found = {}
     classes = [class_id for class_id in opened.case_set.classes if class_id not in failed]
+    settings = opened.config.dreambooth
+    if settings.prior_weight and until != "landmarks":
+        _go_on(make_class_images(root, name, return_state=True))
+    at_once = settings.concepts_at_once if settings.method == "lora" else 1
     for done, class_id in enumerate(classes, start=1):
+        if (done - 1) % at_once == 0 and until != "landmarks":
+            _tune_together(opened, root, name, classes[done - 1 : done - 1 + at_once])
         logger.info("class %d/%d: %s", done, len(classes), class_id)
         state = synthesize_class(root, name, class_id, until, return_state=True)
         if not state.is_completed():
             found[class_id] = state.message or "failed; see the run's log"
             logger.error("class %s failed: %s", class_id, found[class_id])
     return found
+
+
+def _tune_together(opened: Study, root: str, name: str, classes: list[str]) -> None:
+    """Make in one batch the concepts that are not there; what fails here fails again by itself."""
+    waiting = [
+        class_id
+        for class_id in classes
+        if opened.graph.resolve(opened.dreambooth(class_id)).looked.status != "cached"
+    ]
+    if len(waiting) < 2:
+        return
+    # The cheap check comes first: a class without a face is not learned.
+    faces = [
+        class_id
+        for class_id in waiting
+        if find_landmarks(root, name, class_id, "real", return_state=True).is_completed()
+    ]
+    if len(faces) > 1:
+        label = f"{faces[0]} and {len(faces) - 1} more"
+        fine_tune_together(root, name, faces, label, return_state=True)

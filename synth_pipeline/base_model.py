@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from synth_pipeline.config import Precision
 from synth_pipeline.errors import InputError
 from synth_pipeline.store import canonical_json, file_sha256
 
@@ -21,6 +22,7 @@ class BaseModel:
     Attributes:
         folder: in the format of diffusers' `StableDiffusionPipeline`.
         vae_folder: another autoencoder to use instead of the folder's own.
+        precision: of the arithmetic; see `dreambooth.precision`.
         identity: hash of the weights and settings, or the hub's ids with their commits; part of
             content keys.
     """
@@ -28,10 +30,15 @@ class BaseModel:
     folder: Path
     identity: str
     vae_folder: Path | None = None
+    precision: Precision = "auto"
 
 
 def resolve_base(
-    base_model: str, *, revision: str | None = None, base_vae: str | None = None
+    base_model: str,
+    *,
+    revision: str | None = None,
+    base_vae: str | None = None,
+    precision: Precision = "auto",
 ) -> BaseModel:
     """Find a base model and make sure that it can be used; loads no weights.
 
@@ -39,6 +46,7 @@ def resolve_base(
         base_model: `embedded`, a folder, or a hub id such as `owner/name`.
         revision: of the hub id: a branch, a tag or a commit.
         base_vae: folder or hub id of another autoencoder.
+        precision: of the arithmetic.
 
     Raises:
         InputError: it is not there, cannot be downloaded, or is of another kind.
@@ -58,9 +66,9 @@ def resolve_base(
                 "weights are not loaded, because they can run code: convert them first."
             )
     if base_vae is None:
-        return BaseModel(folder, identity)
+        return BaseModel(folder, identity, precision=precision)
     vae_folder, vae_identity = _locate(base_vae, None, "config.json")
-    return BaseModel(folder, f"{identity}+vae:{vae_identity}", vae_folder)
+    return BaseModel(folder, f"{identity}+vae:{vae_identity}", vae_folder, precision)
 
 
 def _locate(name: str, revision: str | None, marker: str) -> tuple[Path, str]:

@@ -17,6 +17,7 @@ _SPEED: dict[str, Any] = {"affects": SPEED}
 
 Embedding = Literal["five-point", "mesh"]
 LoraTargets = Literal["attention", "all"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Regime = Literal["real", "synthetic", "mixed"]
 #: An integer is a number of images in all; a share (0, 1] is of all images that were generated.
 Scale = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
@@ -79,11 +80,36 @@ class DreamBoothConfig(Section):
     learning_rate: float = Field(1e-4, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "constant"
     batch_size: int = Field(1, ge=1)
+    gradient_accumulation: int = Field(1, ge=1, description="batches to a step")
+    gradient_checkpointing: bool = Field(
+        False, description="less memory, a third more time", json_schema_extra=_SPEED
+    )
+    optimiser: Literal["adamw", "adamw-8bit"] = Field(
+        "adamw", description="adamw-8bit needs an NVIDIA GPU and the package bitsandbytes"
+    )
     rank: int = Field(8, ge=1, description="LoRA rank")
     lora_targets: LoraTargets = Field(
         "attention", description="all: every linear and convolutional layer of the UNet's blocks"
     )
+    lora_text_encoder: bool = Field(False, description="adapters on the text encoder too")
+    min_snr_gamma: float | None = Field(
+        None, gt=0, description="bound of the weight of little noise (Hang et al. 2023); often 5"
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="keep a moving average of the weights instead of the last"
+    )
+    prior_weight: float = Field(
+        0.0, ge=0, description="of prior preservation: above 0, class images are learned beside"
+    )
+    class_prompt: str = Field("photo of a child", description="of the class images")
+    class_images: int = Field(100, ge=1, description="made once, for all classes of the study")
+    precision: Precision = Field(
+        "auto", description="bf16 on GPUs that compute with it, fp16 on others, fp32 without"
+    )
     resolution_px: int | None = Field(None, ge=32, description="none: what the base was made for")
+    concepts_at_once: int = Field(
+        1, ge=1, description="LoRA: classes that learn in one batch", json_schema_extra=_SPEED
+    )
     checkpoint_steps: int = Field(
         100, ge=1, description="a killed fine-tuning goes on from here", json_schema_extra=_SPEED
     )
@@ -92,6 +118,8 @@ class DreamBoothConfig(Section):
     def _prompt_names_the_class(self) -> Self:
         if "{class_name}" not in self.instance_prompt:
             raise ValueError("instance_prompt must contain {class_name}")
+        if self.method == "full" and (self.lora_text_encoder or self.lora_targets != "attention"):
+            raise ValueError("lora_text_encoder and lora_targets want method: lora")
         return self
 
 
@@ -102,7 +130,19 @@ class SamplingConfig(Section):
     steps: int = Field(30, ge=1)
     guidance_scale: float = Field(7.5, ge=1)
     scheduler: Literal["base", "dpmsolver++", "ddim"] = "dpmsolver++"
+    vary: dict[str, tuple[str, ...]] = Field(
+        {}, description="words added to the prompt: of each list one, by the image's seed"
+    )
+    oversample: float = Field(
+        1.5, ge=1, description="at most so many times the images, to replace those without a face"
+    )
     batch_size: int = Field(4, ge=1, json_schema_extra=_SPEED)
+
+    @model_validator(mode="after")
+    def _no_list_is_empty(self) -> Self:
+        if empty := [name for name, words in self.vary.items() if not words]:
+            raise ValueError(f"vary.{empty[0]} has no words; give some or leave it out")
+        return self
 
 
 class RankingConfig(Section):

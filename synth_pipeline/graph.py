@@ -5,12 +5,13 @@ run again and gives the same bytes, nothing behind it runs; and a stage may hang
 artifact (one class of the case set), so that a change elsewhere in it is no change.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from synth_pipeline.errors import SynthPipelineError
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import Artifact, Looked, Output, Recipe, Store
 
@@ -54,6 +55,12 @@ class Node:
     def name(self) -> str:
         """What people are shown, such as "sampling noonan"."""
         return f"{self.stage} {self.label}".strip()
+
+
+#: A run of several nodes: of each the node, its inputs and its empty folder.
+TogetherBody = Callable[
+    [Sequence[tuple[Node, Mapping[str, Path], Path]]], Sequence[Output | SynthPipelineError]
+]
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,9 @@ class Graph:
         """
         recipe = self.resolve(node).recipe
         assert recipe is not None, f"{node.name} was asked for before its inputs"
-        folders = {item.name: self.artifact(item.node).path for item in node.inputs}
 
         def body(out_dir: Path) -> Output:
-            if node.resumable:
-                folders[WORK] = self.store.work_dir(recipe)
-            return node.body(folders, out_dir, progress)
+            return node.body(self._folders(node, recipe), out_dir, progress)
 
         artifact, executed = self.store.make(recipe, body)
         if executed:
@@ -121,6 +125,44 @@ class Graph:
             self._resolved.clear()
         self._resolved[node.name] = Resolved(recipe, Looked("cached", artifact))
         return artifact, executed
+
+    def make_together(
+        self,
+        nodes: Sequence[Node],
+        body: TogetherBody,
+    ) -> list[tuple[Artifact, bool] | SynthPipelineError]:
+        """Make several nodes of one stage in one run; the failure of one is its own.
+
+        Args:
+            nodes: whose inputs are made; those that are cached are left out of the run.
+            body: instead of the nodes' own.
+
+        Returns:
+            For each node what `make` returns, or the error.
+        """
+        recipes = [self.resolve(node).recipe for node in nodes]
+        known = [recipe for recipe in recipes if recipe is not None]
+        assert len(known) == len(nodes), "a node was asked for before its inputs"
+
+        def run(
+            numbers: Sequence[int], folders: Sequence[Path]
+        ) -> Sequence[Output | SynthPipelineError]:
+            return body(
+                [
+                    (nodes[i], self._folders(nodes[i], known[i]), folder)
+                    for i, folder in zip(numbers, folders, strict=True)
+                ]
+            )
+
+        made = self.store.make_together(known, run)
+        self._resolved.clear()
+        return made
+
+    def _folders(self, node: Node, recipe: Recipe) -> dict[str, Path]:
+        folders = {item.name: self.artifact(item.node).path for item in node.inputs}
+        if node.resumable:
+            folders[WORK] = self.store.work_dir(recipe)
+        return folders
 
     def plan(self, nodes: Iterable[Node]) -> list[PlanRow]:
         """Say for every node whether it is cached or would run, and why; runs nothing."""

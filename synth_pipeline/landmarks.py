@@ -130,6 +130,20 @@ def load(folder: Path) -> LandmarkTable:
 
 
 @contextmanager
+def face_finder(model: Path) -> Iterator[Callable[[np.ndarray], bool]]:
+    """A function that tells whether (H, W, 3) uint8 pixels hold a face, as `run` sees it.
+
+    Args:
+        model: `face_landmarker.task`.
+
+    Raises:
+        StageError: as of `run`.
+    """
+    with _detector(model) as detect:
+        yield lambda pixels_HWC: _largest_face(detect, pixels_HWC)[0] is not None
+
+
+@contextmanager
 def _detector(model: Path) -> Iterator[Any]:
     """A function from (H, W, 3) uint8 to MediaPipe's result; all of it runs offline."""
     with _offline_worker() as worker:

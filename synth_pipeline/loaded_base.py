@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from synth_pipeline.base_model import BaseModel
+from synth_pipeline.config import Precision
 
 # Their bars and warnings would drown our own progress lines.
 diffusers_logging.set_verbosity_error()
@@ -25,7 +26,8 @@ class LoadedBase:
     """A pipeline on its device.
 
     Attributes:
-        pipeline: with frozen float32 weights (half precision where autocast is on).
+        pipeline: with frozen weights, float32 or, where autocast is on, half of UNet and text
+            encoder.
         accelerator: decides device and precision.
     """
 
@@ -38,21 +40,38 @@ class LoadedBase:
         return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
 
 
-def new_accelerator() -> Accelerator:
-    """bf16 on GPUs that compute with it, fp16 on other GPUs, fp32 on the processor."""
-    if not torch.cuda.is_available():
-        return Accelerator(mixed_precision="no", cpu=True)
-    return Accelerator(mixed_precision="bf16" if torch.cuda.is_bf16_supported() else "fp16")
+def new_accelerator(precision: Precision) -> Accelerator:
+    """Device and precision; `auto` is bf16 on GPUs that compute with it, fp16 on other GPUs."""
+    gpu = torch.cuda.is_available()
+    if precision == "auto":
+        precision = "fp32"
+        if gpu:
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    # accelerate remembers the first precision it was asked for in a process.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=not gpu)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was wanted that is not there, on a GPU or on the processor."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 @lru_cache(maxsize=1)
 def load_base(base: BaseModel) -> LoadedBase:
     """Load the base model, or return the one that is in memory."""
-    accelerator = new_accelerator()
+    accelerator = new_accelerator(base.precision)
     pipeline = load_pipeline(base.folder, base.vae_folder)
     pipeline.to(accelerator.device)
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         module.requires_grad_(False).eval()
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+    if half is not None:
+        # Frozen, so nothing is gained by more; the autoencoder overflows in half precision.
+        pipeline.unet.to(half)
+        pipeline.text_encoder.to(half)
     return LoadedBase(pipeline, accelerator)
 
 
@@ -75,8 +94,3 @@ def load_pipeline(folder: Path, vae_folder: Path | None = None) -> StableDiffusi
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def seed_everything(seed: int) -> None:
-    """Seed what libraries draw from behind our back, such as a LoRA's first weights."""
-    set_seed(seed)

@@ -1,8 +1,14 @@
-"""Generate one class's synthetic images, each from a seed of its own."""
+"""Generate synthetic images, each from a seed of its own: a class's, or those of the base alone."""
 
+import math
+import random
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -12,20 +18,28 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 from transformers import CLIPTextModel
 
+from synth_pipeline import adapters, landmarks
 from synth_pipeline.base_model import BaseModel
-from synth_pipeline.config import SamplingConfig
-from synth_pipeline.loaded_base import load_base
+from synth_pipeline.config import DreamBoothConfig, SamplingConfig
+from synth_pipeline.loaded_base import LoadedBase, load_base
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import file_sha256
+from synth_pipeline.trainers import load_adapters
 
 
 def image_seed(seed: int, class_id: str, index: int) -> int:
     """The seed of an image: the study's seed, the class and the index decide it alone."""
     return derived_seed(seed, "sampling", class_id, index)
+
+
+def varied_prompt(config: SamplingConfig, prompt: str, image_s: int) -> str:
+    """The prompt of one image: of each kind of variation one, which its seed decides."""
+    chance = random.Random(derived_seed(image_s, "prompt"))
+    return ", ".join([prompt, *(chance.choice(each) for each in config.vary.values())])
 
 
 def run(
@@ -38,6 +52,7 @@ def run(
     base: BaseModel,
     seed: int,
     out_dir: Path,
+    landmark_model: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
     """Write `images/<index>.png` and `samples.parquet`.
@@ -45,6 +60,9 @@ def run(
     An image's first noise comes from its own generator on the processor, so 100 images are the 60
     and the 40 that other runs made, and a GPU starts from the same noise. The arithmetic of a
     larger batch may round differently in the last bit.
+
+    Images without a face are kept and counted; more are drawn, with the next indices, until
+    `images_per_class` have one or `images_per_class · oversample` are made.
 
     Args:
         config: number of images, steps, guidance scale, scheduler, batch size.
@@ -55,6 +73,66 @@ def run(
         base: the base model it was made from.
         seed: of the study.
         out_dir: an empty folder.
+        landmark_model: `face_landmarker.task`, to look for faces with; none draws
+            `images_per_class` without looking.
+        progress: told after each batch.
+
+    Returns:
+        Seconds, images per second, and how many images have a face.
+    """
+    begun_s = time.monotonic()
+    loaded = load_base(base)
+    rows: list[dict] = []
+    (out_dir / "images").mkdir()
+    with (
+        _with_concept(loaded.pipeline, concept_dir) as pipeline,
+        landmarks.face_finder(landmark_model) if landmark_model else nullcontext() as has_face,
+    ):
+        sampler = _Sampler(config, loaded, pipeline)
+        wanted, most = config.images_per_class, config.images_per_class
+        if has_face:
+            most = math.ceil(wanted * config.oversample)
+        shown = wanted
+        while (missing := wanted - sum(row["face"] is not False for row in rows)) and (
+            len(rows) < most
+        ):
+            # As many as are missing, whatever the batch: which images are made never hangs on it.
+            until = min(len(rows) + missing, most)
+            shown = max(shown, until)
+            for start in range(len(rows), until, config.batch_size):
+                drawn = []
+                for index in range(start, min(start + config.batch_size, until)):
+                    image_s = image_seed(seed, class_id, index)
+                    drawn.append(_Drawn(index, image_s, varied_prompt(config, prompt, image_s)))
+                for what, image in zip(drawn, sampler(drawn), strict=True):
+                    about = {"class_id": class_id, "class_name": class_name}
+                    row = _save(what, image, {**about, "base_model": base.identity}, out_dir)
+                    row["face"] = has_face(np.asarray(image)) if has_face else None
+                    rows.append(row)
+                progress(len(rows), shown, "images")
+    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "samples.parquet")
+    seconds = time.monotonic() - begun_s
+    faces = sum(bool(row["face"]) for row in rows)
+    return {"seconds": seconds, "images_per_s": len(rows) / seconds, "faces": faces}
+
+
+def run_class_images(
+    config: DreamBoothConfig,
+    sampling: SamplingConfig,
+    *,
+    base: BaseModel,
+    seed: int,
+    out_dir: Path,
+    progress: Progress = silent,
+) -> dict[str, float]:
+    """Write `images/<index>.png`: what the base makes of the class prompt, for prior preservation.
+
+    Args:
+        config: number of class images, and their prompt.
+        sampling: steps, guidance scale, scheduler, batch size.
+        base: the base model.
+        seed: of the study.
+        out_dir: an empty folder.
         progress: told after each batch.
 
     Returns:
@@ -62,58 +140,76 @@ def run(
     """
     begun_s = time.monotonic()
     loaded = load_base(base)
-    pipeline, restore = _with_concept(loaded.pipeline, concept_dir)
-    rows = []
+    sampler = _Sampler(sampling, loaded, loaded.pipeline)
     (out_dir / "images").mkdir()
-    try:
-        sampler = _with_scheduler(pipeline, config.scheduler)
-        size = (pipeline.unet.config.in_channels, *(pipeline.unet.config.sample_size,) * 2)
-        for start in range(0, config.images_per_class, config.batch_size):
-            indices = range(start, min(start + config.batch_size, config.images_per_class))
-            seeds = [image_seed(seed, class_id, index) for index in indices]
-            noise = torch.stack(
-                [torch.randn(size, generator=torch.Generator().manual_seed(s)) for s in seeds]
-            )
-            with torch.no_grad(), loaded.accelerator.autocast():
-                images = sampler(
-                    [prompt] * len(seeds),
-                    latents=noise.to(loaded.accelerator.device),
-                    num_inference_steps=config.steps,
-                    guidance_scale=config.guidance_scale,
-                ).images
-            for index, image_s, image in zip(indices, seeds, images, strict=True):
-                file = f"images/{index:05d}.png"
-                about = {
-                    "synthetic": "true",
-                    "generator": "synth-pipeline",
-                    "base_model": base.identity,
-                    "class_id": class_id,
-                    "prompt": prompt,
-                    "seed": str(image_s),
-                    "index": str(index),
-                }
-                image.save(out_dir / file, pnginfo=_metadata(about))
-                rows.append(
-                    {
-                        "index": index,
-                        "seed": image_s,
-                        "prompt": prompt,
-                        "file": file,
-                        "sha256": file_sha256(out_dir / file),
-                    }
-                )
-            progress(indices.stop, config.images_per_class, "images")
-    finally:
-        restore()
-    pq.write_table(pa.Table.from_pylist(rows), out_dir / "samples.parquet")
+    for start in range(0, config.class_images, sampling.batch_size):
+        stop = min(start + sampling.batch_size, config.class_images)
+        drawn = [
+            _Drawn(index, derived_seed(seed, "class-images", index), config.class_prompt)
+            for index in range(start, stop)
+        ]
+        for what, image in zip(drawn, sampler(drawn), strict=True):
+            _save(what, image, {"base_model": base.identity}, out_dir)
+        progress(stop, config.class_images, "class images")
     seconds = time.monotonic() - begun_s
-    return {"seconds": seconds, "images_per_s": len(rows) / seconds}
+    return {"seconds": seconds, "images_per_s": config.class_images / seconds}
 
 
-def _with_concept(pipeline: StableDiffusionPipeline, concept_dir: Path):  # type: ignore[no-untyped-def]
-    """The base with a concept in it, and how to take it out again."""
+@dataclass(frozen=True)
+class _Drawn:
+    index: int
+    seed: int
+    prompt: str
+
+
+class _Sampler:
+    """The networks with a sampler of our choice; gives a batch of pictures."""
+
+    def __init__(
+        self, config: SamplingConfig, loaded: LoadedBase, pipeline: StableDiffusionPipeline
+    ) -> None:
+        self._config, self._loaded = config, loaded
+        scheduler = _scheduler(pipeline, config.scheduler)
+        self._pipeline = StableDiffusionPipeline(
+            **{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
+        )
+        self._pipeline.set_progress_bar_config(disable=True)
+        unet = pipeline.unet.config
+        self._size = (unet.in_channels, unet.sample_size, unet.sample_size)
+
+    def __call__(self, drawn: Sequence[_Drawn]) -> list[Image.Image]:
+        noise = torch.stack(
+            [
+                torch.randn(self._size, generator=torch.Generator().manual_seed(each.seed))
+                for each in drawn
+            ]
+        )
+        with torch.no_grad(), self._loaded.accelerator.autocast():
+            return self._pipeline(
+                [each.prompt for each in drawn],
+                latents=noise.to(self._loaded.accelerator.device),
+                num_inference_steps=self._config.steps,
+                guidance_scale=self._config.guidance_scale,
+            ).images
+
+
+def _scheduler(pipeline: StableDiffusionPipeline, name: str):  # type: ignore[no-untyped-def]
+    """A sampler on the base's own noise schedule."""
+    settings = pipeline.scheduler.config
+    if name == "base":
+        return type(pipeline.scheduler).from_config(settings)
+    if name == "ddim":
+        return DDIMScheduler.from_config(settings)
+    # DPM-Solver++ 2M (Lu et al. 2022): as good in 25 steps as DDIM in 50.
+    return DPMSolverMultistepScheduler.from_config(settings, algorithm_type="dpmsolver++")
+
+
+@contextmanager
+def _with_concept(
+    pipeline: StableDiffusionPipeline, concept_dir: Path
+) -> Iterator[StableDiffusionPipeline]:
+    """The base with a concept in it, which is taken out again."""
     if (concept_dir / "unet").is_dir():
-        device = pipeline.device
         own = {
             "unet": UNet2DConditionModel.from_pretrained(
                 concept_dir / "unet", use_safetensors=True, local_files_only=True
@@ -122,36 +218,53 @@ def _with_concept(pipeline: StableDiffusionPipeline, concept_dir: Path):  # type
                 concept_dir / "text_encoder", use_safetensors=True, local_files_only=True
             ),
         }
-        components = {**pipeline.components, **own}
-        tuned = StableDiffusionPipeline(**components, requires_safety_checker=False)
-        tuned.set_progress_bar_config(disable=True)
-        return tuned.to(device), lambda: None
-    pipeline.load_lora_weights(
-        concept_dir, weight_name="pytorch_lora_weights.safetensors", local_files_only=True
-    )
-    return pipeline, pipeline.unload_lora_weights
-
-
-def _with_scheduler(pipeline: StableDiffusionPipeline, name: str) -> StableDiffusionPipeline:
-    """The same networks with another sampler; the base's own noise schedule is kept."""
-    if name == "base":
-        scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
-    elif name == "ddim":
-        scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    else:
-        # DPM-Solver++ 2M (Lu et al. 2022): as good in 25 steps as DDIM in 50.
-        scheduler = DPMSolverMultistepScheduler.from_config(
-            pipeline.scheduler.config, algorithm_type="dpmsolver++"
+        tuned = StableDiffusionPipeline(
+            **{**pipeline.components, **own}, requires_safety_checker=False
         )
-    sampler = StableDiffusionPipeline(
-        **{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
-    )
-    sampler.set_progress_bar_config(disable=True)
-    return sampler
+        yield tuned.to(pipeline.device)
+        return
+    taken_off: list[Callable[[], None]] = []
+    try:
+        for network, layers in load_adapters(concept_dir).items():
+            taken_off.append(adapters.apply(getattr(pipeline, network), layers))
+        yield pipeline
+    finally:
+        for take_off in taken_off:
+            take_off()
 
 
-def _metadata(about: dict[str, str]) -> PngImagePlugin.PngInfo:
+_SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("seed", pa.int64()),
+        ("prompt", pa.string()),
+        ("file", pa.string()),
+        ("sha256", pa.string()),
+        # Null where nobody looked.
+        ("face", pa.bool_()),
+    ]
+)
+
+
+def _save(what: _Drawn, image: Image.Image, about: dict[str, str], out_dir: Path) -> dict:
+    """Write a picture that says what it is; returns its row."""
+    file = f"images/{what.index:05d}.png"
     info = PngImagePlugin.PngInfo()
-    for name, value in about.items():
+    told = {
+        "synthetic": "true",
+        "generator": "synth-pipeline",
+        **about,
+        "prompt": what.prompt,
+        "seed": str(what.seed),
+        "index": str(what.index),
+    }
+    for name, value in told.items():
         info.add_itxt(name, value)
-    return info
+    image.save(out_dir / file, pnginfo=info)
+    return {
+        "index": what.index,
+        "seed": what.seed,
+        "prompt": what.prompt,
+        "file": file,
+        "sha256": file_sha256(out_dir / file),
+    }

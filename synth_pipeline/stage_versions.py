@@ -8,8 +8,9 @@ planning a study must not import torch.
 STAGE_VERSIONS = {
     "cases": 1,
     "landmarks": 1,
-    "dreambooth": 1,
-    "sampling": 1,
+    "class-images": 1,
+    "dreambooth": 2,
+    "sampling": 2,
     "ranking": 1,
     "copies": 1,
     "selection": 1,

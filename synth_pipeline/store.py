@@ -14,14 +14,15 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from synth_pipeline.errors import InputError
+from synth_pipeline.errors import InputError, SynthPipelineError
 
 MANIFEST = "manifest.json"
 
@@ -122,6 +123,10 @@ class Looked:
     reason: str = ""
 
 
+#: Numbers of the recipes to make and a folder for each, to an output or an error for each.
+TogetherBody = Callable[[Sequence[int], Sequence[Path]], Sequence[Output | SynthPipelineError]]
+
+
 class Store:
     """Artifacts under one root folder, private to its owner (it holds patients' faces).
 
@@ -153,20 +158,42 @@ class Store:
         Raises:
             InputError: the store cannot be written (a full disk, a read-only folder).
         """
-        found = self.look(recipe)
-        if found.status == "cached" and found.artifact:
-            return found.artifact, False
-        place = (recipe.stage, recipe.key)
+        made = self.make_together([recipe], lambda _, folders: [body(folders[0])])[0]
+        assert not isinstance(made, SynthPipelineError), "the body of one raises its error"
+        return made
+
+    def make_together(
+        self, recipes: Sequence[Recipe], body: TogetherBody
+    ) -> list[tuple[Artifact, bool] | SynthPipelineError]:
+        """Make several artifacts in one run of `body`, each published on its own.
+
+        Args:
+            recipes: those that are there already are left out of the run.
+            body: gets the numbers of the recipes to make, and an empty folder for each; gives an
+                output, or an error, for each.
+
+        Returns:
+            For each recipe its artifact and whether `body` was run for it, or the error.
+
+        Raises:
+            InputError: as of `make`.
+        """
+        waiting = [i for i, recipe in enumerate(recipes) if self.look(recipe).status != "cached"]
+        failed: dict[int, SynthPipelineError] = {}
+        executed: set[int] = set()
         try:
-            with self._lock(*place):
-                # Another process may have made it while we waited for the lock.
-                found = self._verify(*place)
-                if found.status != "cached":
-                    self._build(recipe, body)
-                    found = self._verify(*place)
-                    executed = True
-                else:
-                    executed = False
+            with ExitStack() as locks:
+                # In one order everywhere, so that two processes never wait for each other.
+                for i in sorted(waiting, key=lambda i: (recipes[i].stage, recipes[i].key)):
+                    locks.enter_context(self._lock(recipes[i].stage, recipes[i].key))
+                # Another process may have made some while we waited for the locks.
+                places = {i: (recipes[i].stage, recipes[i].key) for i in waiting}
+                missing = [i for i in waiting if self._verify(*places[i]).status != "cached"]
+                if missing:
+                    failed = self._build(recipes, missing, body)
+                    executed = set(missing) - set(failed)
+                for i in waiting:
+                    self._verified[places[i]] = self._verify(*places[i])
         except OSError as error:
             if error.errno in _DISK_ERRORS:
                 raise InputError(
@@ -175,9 +202,12 @@ class Store:
                     "what was finished is kept."
                 ) from None
             raise
-        self._verified[place] = found
-        assert found.artifact is not None, f"{place} vanished while it was published"
-        return found.artifact, executed
+        made: list[tuple[Artifact, bool] | SynthPipelineError] = []
+        for i, recipe in enumerate(recipes):
+            artifact = self.look(recipe).artifact
+            assert artifact is not None or i in failed, f"{recipe.label} vanished when published"
+            made.append(failed[i] if artifact is None or i in failed else (artifact, i in executed))
+        return made
 
     def work_dir(self, recipe: Recipe) -> Path:
         """A folder in which the recipe's body may keep its state while it runs.
@@ -239,46 +269,63 @@ class Store:
         locks.mkdir(mode=0o700, exist_ok=True)
         return FileLock(locks / f"{stage}-{key}", timeout=timeout_s, mode=0o600)
 
-    def _build(self, recipe: Recipe, body: Callable[[Path], Output]) -> None:
-        final = self.root / recipe.stage / recipe.key
-        final.parent.mkdir(mode=0o700, exist_ok=True)
-        beside = final.parent / f".new-{recipe.key}-{uuid.uuid4().hex[:8]}"
-        beside.mkdir(mode=0o700)
+    def _build(
+        self, recipes: Sequence[Recipe], missing: Sequence[int], body: TogetherBody
+    ) -> dict[int, SynthPipelineError]:
+        """Run the body and publish what it made; returns the errors."""
+        folders: list[Path] = []
+        failed: dict[int, SynthPipelineError] = {}
         try:
-            output = body(beside)
-            files = {
-                path.relative_to(beside).as_posix(): {
-                    "bytes": path.stat().st_size,
-                    "sha256": file_sha256(path),
-                }
-                for path in sorted(beside.rglob("*"))
-                if path.is_file()
-            }
-            manifest = {
-                **asdict(recipe),
-                "key": recipe.key,
-                "files": files,
-                "digest": _content_digest(files),
-                "parts": dict(output.parts),
-                "measurements": dict(output.measurements),
-            }
-            manifest["checksum"] = _checksum(manifest)
-            for name in files:
-                _fsync(beside / name)
-            text = json.dumps(manifest, indent=1, ensure_ascii=False)
-            (beside / MANIFEST).write_text(text, encoding="utf-8")
-            _fsync(beside / MANIFEST)
-            for folder in {(beside / name).parent for name in files} | {beside}:
-                _fsync(folder)
-            if final.exists():  # damaged: out of the way in one step, then removed
-                damaged = final.parent / f".old-{recipe.key}-{uuid.uuid4().hex[:8]}"
-                final.rename(damaged)
-                shutil.rmtree(damaged, ignore_errors=True)
-            beside.rename(final)
-            _fsync(final.parent)
-            shutil.rmtree(self._work_dir(recipe), ignore_errors=True)
+            for i in missing:
+                stage = self.root / recipes[i].stage
+                stage.mkdir(mode=0o700, exist_ok=True)
+                folders.append(stage / f".new-{recipes[i].key}-{uuid.uuid4().hex[:8]}")
+                folders[-1].mkdir(mode=0o700)
+            outputs = body(missing, folders)
+            for i, folder, output in zip(missing, folders, outputs, strict=True):
+                if isinstance(output, SynthPipelineError):
+                    failed[i] = output
+                else:
+                    self._publish(recipes[i], folder, output)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+        return failed
+
+    def _publish(self, recipe: Recipe, beside: Path, output: Output) -> None:
+        """Describe a folder and put it in its place in one step."""
+        final = self.root / recipe.stage / recipe.key
+        files = {
+            path.relative_to(beside).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": file_sha256(path),
+            }
+            for path in sorted(beside.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {
+            **asdict(recipe),
+            "key": recipe.key,
+            "files": files,
+            "digest": _content_digest(files),
+            "parts": dict(output.parts),
+            "measurements": dict(output.measurements),
+        }
+        manifest["checksum"] = _checksum(manifest)
+        for name in files:
+            _fsync(beside / name)
+        text = json.dumps(manifest, indent=1, ensure_ascii=False)
+        (beside / MANIFEST).write_text(text, encoding="utf-8")
+        _fsync(beside / MANIFEST)
+        for folder in {(beside / name).parent for name in files} | {beside}:
+            _fsync(folder)
+        if final.exists():  # damaged: out of the way in one step, then removed
+            damaged = final.parent / f".old-{recipe.key}-{uuid.uuid4().hex[:8]}"
+            final.rename(damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+        beside.rename(final)
+        _fsync(final.parent)
+        shutil.rmtree(self._work_dir(recipe), ignore_errors=True)
 
     def _verify(self, stage: str, key: str) -> Looked:
         folder = self.root / stage / key

@@ -148,6 +148,8 @@ class Study(SynthesisOfStudy):
     def nodes(self, classes: Sequence[str]) -> Iterator[Node]:
         """Every node of the study in the order in which it runs."""
         yield self.cases()
+        if self.config.dreambooth.prior_weight:
+            yield self.class_images()
         for class_id in classes:
             yield from self.class_nodes(class_id)
         yield from (self.ranking(classes), self.copies(classes), self.selection(classes))

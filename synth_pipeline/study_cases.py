@@ -11,7 +11,8 @@ from synth_pipeline import base_model, case_sources, cases, models
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.cases import CaseSet
 from synth_pipeline.config import StudyConfig
-from synth_pipeline.graph import Graph, Input, Node
+from synth_pipeline.errors import SynthPipelineError
+from synth_pipeline.graph import Graph, Input, Node, TogetherBody
 from synth_pipeline.phantom.dataset import PHANTOMS_VERSION
 from synth_pipeline.phantom.sets import PhantomSet, phantoms_of
 from synth_pipeline.progress import Progress, silent
@@ -52,17 +53,26 @@ class CasesOfStudy:
         self.graph = Graph(self.store)
         self._model_dir = model_dir
         self._nodes: dict[tuple[Any, ...], Node] = {}
-        self._executed: list[bool] = []
+        self._executed: dict[str, bool] = {}
 
     def make(self, node: Node, progress: Progress = silent) -> tuple[Artifact, bool]:
-        """Return the node's artifact, and whether its stage was run to get it."""
+        """Return the node's artifact, and whether its stage was run in this process to get it."""
         artifact, executed = self.graph.make(node, progress)
-        self._executed.append(executed)
-        return artifact, executed
+        self._executed[node.name] = executed or self._executed.get(node.name, False)
+        return artifact, self._executed[node.name]
+
+    def _make_together(
+        self, nodes: Sequence[Node], body: TogetherBody
+    ) -> list[tuple[Artifact, bool] | SynthPipelineError]:
+        made = self.graph.make_together(nodes, body)
+        for node, outcome in zip(nodes, made, strict=True):
+            if not isinstance(outcome, SynthPipelineError) and outcome[1]:
+                self._executed[node.name] = True
+        return made
 
     def counts(self) -> dict[str, int]:
         """How many nodes `make` has run so far, and how many it found cached."""
-        executed = sum(self._executed)
+        executed = sum(self._executed.values())
         return {"executed": executed, "cached": len(self._executed) - executed}
 
     @cached_property
@@ -70,7 +80,10 @@ class CasesOfStudy:
         """The base model, found once."""
         settings = self.config.dreambooth
         return base_model.resolve_base(
-            settings.base_model, revision=settings.revision, base_vae=settings.base_vae
+            settings.base_model,
+            revision=settings.revision,
+            base_vae=settings.base_vae,
+            precision=settings.precision,
         )
 
     @cached_property

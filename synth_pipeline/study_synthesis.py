@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from synth_pipeline import cases, models, selection, synthetic_set
+from synth_pipeline.errors import SynthPipelineError
 from synth_pipeline.graph import WORK, Input, Node
-from synth_pipeline.progress import Progress
+from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import Output, canonical_json
 from synth_pipeline.study_cases import TORCH, CasesOfStudy, once, without
+
+#: Whose versions decide what a diffusion model learns or draws.
+DIFFUSION = (*TORCH, "diffusers", "transformers")
 
 
 class SynthesisOfStudy(CasesOfStudy):
@@ -75,26 +79,43 @@ class SynthesisOfStudy(CasesOfStudy):
         return Output(measurements=done)
 
     @once
+    def class_images(self) -> Node:
+        """What the base makes of the class prompt: for prior preservation, for all classes."""
+        settings, drawing = self.config.dreambooth, self.config.sampling
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import sampling
+
+            done = sampling.run_class_images(
+                settings,
+                drawing,
+                base=self.base,
+                seed=self.config.seed,
+                out_dir=out_dir,
+                progress=progress,
+            )
+            return Output(measurements=done)
+
+        parameters = {
+            "prompt": settings.class_prompt,
+            "images": settings.class_images,
+            "sampling": without(drawing.key_slice(), "images_per_class", "vary", "oversample"),
+            "precision": settings.precision,
+            "base": self.base.identity,
+            "seed": self.config.seed,
+        }
+        return self._node("class-images", "", parameters, body, libraries=DIFFUSION)
+
+    @once
     def dreambooth(self, class_id: str) -> Node:
         """The concept of a class: the base model fine-tuned on its training photos."""
         settings, seed = self.config.dreambooth, self.config.seed
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
-            from synth_pipeline import dreambooth
-
-            case_set = cases.load(inputs["cases"])
-            done = dreambooth.run(
-                settings,
-                class_id=class_id,
-                class_name=case_set.class_name(class_id),
-                images=[case.path for case in case_set.train(class_id)],
-                base=self.base,
-                seed=seed,
-                out_dir=out_dir,
-                work_dir=inputs[WORK],
-                progress=progress,
-            )
-            return Output(measurements=done)
+            made = self._learn([(class_id, inputs, out_dir)], progress)[0]
+            if isinstance(made, SynthPipelineError):
+                raise made
+            return made
 
         parameters = {
             "dreambooth": without(settings.key_slice(), "base_model", "base_vae", "revision"),
@@ -107,10 +128,63 @@ class SynthesisOfStudy(CasesOfStudy):
             class_id,
             parameters,
             body,
-            inputs=(Input("cases", self.cases(), f"train/{class_id}"),),
-            libraries=(*TORCH, "diffusers", "peft", "transformers"),
+            inputs=(
+                Input("cases", self.cases(), f"train/{class_id}"),
+                *([Input("class-images", self.class_images())] if settings.prior_weight else []),
+            ),
+            libraries=DIFFUSION,
             resumable=True,
         )
+
+    def make_concepts(
+        self, class_ids: Sequence[str], progress: Progress = silent
+    ) -> dict[str, SynthPipelineError]:
+        """Make the concepts of several classes in one batch; returns the errors of those that fail.
+
+        Args:
+            class_ids: those whose concept is there are left out.
+            progress: told after each step.
+        """
+        made = self._make_together(
+            [self.dreambooth(class_id) for class_id in class_ids],
+            lambda runs: self._learn([(run[0].label, run[1], run[2]) for run in runs], progress),
+        )
+        return {
+            class_id: outcome
+            for class_id, outcome in zip(class_ids, made, strict=True)
+            if isinstance(outcome, SynthPipelineError)
+        }
+
+    def _learn(
+        self, runs: Sequence[tuple[str, Mapping[str, Path], Path]], progress: Progress
+    ) -> list[Output | SynthPipelineError]:
+        """Fine-tune classes together: of each its id, its inputs and its folder."""
+        from synth_pipeline import dreambooth
+
+        concepts = []
+        for class_id, inputs, out_dir in runs:
+            case_set = cases.load(inputs["cases"])
+            concepts.append(
+                dreambooth.Concept(
+                    class_id=class_id,
+                    class_name=case_set.class_name(class_id),
+                    images=[case.path for case in case_set.train(class_id)],
+                    out_dir=out_dir,
+                    work_dir=inputs[WORK],
+                )
+            )
+        done = dreambooth.run_together(
+            self.config.dreambooth,
+            concepts,
+            base=self.base,
+            seed=self.config.seed,
+            class_images=runs[0][1].get("class-images"),
+            progress=progress,
+        )
+        outcomes = (done[class_id] for class_id, _, _ in runs)
+        return [
+            o if isinstance(o, SynthPipelineError) else Output(measurements=o) for o in outcomes
+        ]
 
     @once
     def sampling(self, class_id: str) -> Node:
@@ -131,6 +205,7 @@ class SynthesisOfStudy(CasesOfStudy):
                 base=self.base,
                 seed=seed,
                 out_dir=out_dir,
+                landmark_model=self.landmark_model,
                 progress=progress,
             )
             return Output(measurements=done)
@@ -138,6 +213,8 @@ class SynthesisOfStudy(CasesOfStudy):
         parameters = {
             "sampling": settings.key_slice(),
             "prompt": prompt,
+            "precision": self.config.dreambooth.precision,
+            "landmark_model": models.FACE_LANDMARKER_SHA256,
             "base": self.base.identity,
             "class_id": class_id,
             "seed": seed,
@@ -152,7 +229,7 @@ class SynthesisOfStudy(CasesOfStudy):
                 # Only the class's name is read, which the concept's card already decides.
                 Input("cases", self.cases(), keyed=False),
             ),
-            libraries=(*TORCH, "diffusers", "peft", "transformers"),
+            libraries=DIFFUSION,
         )
 
     def class_nodes(self, class_id: str) -> list[Node]:

@@ -107,7 +107,7 @@ def sharpening_loss(
     y = autoencoder.decode(z.contiguous(memory_format=torch.channels_last)).sample
     strayed = (mean - torch.from_numpy(latents[chosen])).square().mean()
     given_back = _distance(y - x) + F.avg_pool2d(y - x, 8).abs().mean()
-    return given_back + 2 * reader.distance(y, x) + 4 * strayed
+    return given_back + 2 * reader.distance(y, x) + 2 * strayed
 
 
 def _batch(pictures: np.ndarray, chosen: np.ndarray) -> torch.Tensor:

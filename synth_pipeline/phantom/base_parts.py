@@ -148,20 +148,37 @@ def _learn_merges(captions: list[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def new_autoencoder(seed: int) -> AutoencoderKL:
-    """128×128×3 to 16×16×8; about 1.7 million weights."""
+def new_autoencoder(seed: int, *, layers: int = 1) -> AutoencoderKL:
+    """128×128×3 to 16×16×8; about 1.7 million weights with one layer a block, 2.2 with two."""
     torch.manual_seed(seed)
     channels = (16, 32, 64, 96)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=channels,
-        layers_per_block=1,
+        layers_per_block=layers,
         latent_channels=8,
         norm_num_groups=8,
         sample_size=SIZE_PX,
         mid_block_add_attention=False,
     )
+
+
+def deepened(autoencoder: AutoencoderKL, seed: int) -> AutoencoderKL:
+    """The same function with a second layer in each block, to be trained on.
+
+    The added layers begin as identities (Net2Net, Chen et al. 2016, section 2.3), so that nothing
+    learned is lost: training so deep an autoencoder from its first step costs more for the same.
+    """
+    deep = new_autoencoder(seed, layers=2)
+    missing, unexpected = deep.load_state_dict(autoencoder.state_dict(), strict=False)
+    assert not unexpected
+    added = {name.rsplit(".", 2)[0] for name in missing}
+    for name in added:
+        last = deep.get_submodule(name).conv2
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
+    return deep
 
 
 def fix_posterior(autoencoder: AutoencoderKL) -> None:

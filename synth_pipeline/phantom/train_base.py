@@ -1,8 +1,8 @@
 """Train the embedded base model on phantoms, from random weights, resumable at any step.
 
-Four trainings follow each other: the autoencoder; the same with its posterior a point; the same to
-the eye of a reader of shapes; then the denoiser with the text encoder. Each step's batch depends on
-(seed, step) alone, so that a resumed training goes on as if never stopped.
+Five trainings follow each other: the autoencoder; the same with its posterior a point; the same to
+the eye of a reader of shapes; the same, deepened; then the denoiser with the text encoder. Each
+step's batch depends on (seed, step) alone, so that a resumed training goes on as if never stopped.
 """
 
 import csv
@@ -36,6 +36,7 @@ def train_base(
     autoencoder_steps: int = 2800,
     finishing_steps: int = 2400,
     sharpening_steps: int = 1000,
+    deepening_steps: int = 2400,
     denoiser_steps: int = 4600,
     seed: int = 0,
     progress: Progress = silent,
@@ -51,6 +52,7 @@ def train_base(
         autoencoder_steps: of 8 pictures each.
         finishing_steps: of 8 pictures each, with the posterior a point.
         sharpening_steps: of 8 pictures each, with the latents held near what they are.
+        deepening_steps: of 8 pictures each, by the same loss, with twice the layers.
         denoiser_steps: of 32 latents each.
         seed: of the phantoms, the weights and the batches.
         progress: told after each step.
@@ -81,8 +83,17 @@ def train_base(
         progress,
         "sharpening",
     )
+    with sharpen.averaged():
+        deep = parts.deepened(autoencoder, seed).to(memory_format=torch.channels_last)
+        path = work_dir / f"deepening-{made_by}-{sharpening_steps}.pt"
+        deepen = Training(path, {"vae": deep}, 5e-4, deepening_steps)
+    deepen.run(
+        lambda step: sharpening_loss(deep, reader, pictures, latents, seed, step),
+        progress,
+        "deepening",
+    )
     scale = 1 / float(latents.std())
-    autoencoder.register_to_config(scaling_factor=scale)
+    deep.register_to_config(scaling_factor=scale)
     unet = parts.new_unet(seed)
     text_encoder = parts.new_text_encoder(seed, tokenizer)
     second = Training(
@@ -109,10 +120,10 @@ def train_base(
     unet.train()
     text_encoder.train()
     second.run(denoiser_loss, progress, "denoiser")
-    with sharpen.averaged(), second.averaged():
-        parts.fix_posterior(autoencoder)
+    with deepen.averaged(), second.averaged():
+        parts.fix_posterior(deep)
         pipeline = StableDiffusionPipeline(
-            vae=autoencoder,
+            vae=deep,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
@@ -125,6 +136,7 @@ def train_base(
             "autoencoder": first,
             "finishing": finish,
             "sharpening": sharpen,
+            "deepening": deepen,
             "denoiser": second,
         }
         _write(pipeline, out_dir, trainings, images, seed)
@@ -184,6 +196,7 @@ runs, with real libraries, on a machine that has neither a GPU nor a model hub.
 | autoencoder | {autoencoder_steps} | {autoencoder_minutes} |
 | the same, its posterior a point | {finishing_steps} | {finishing_minutes} |
 | the same, to the eye of a reader of shapes | {sharpening_steps} | {sharpening_minutes} |
+| the same, with twice the layers | {deepening_steps} | {deepening_minutes} |
 | denoiser and text encoder | {denoiser_steps} | {denoiser_minutes} |
 
 A step is 8 pictures, of the denoiser 32 latents. The losses are in `losses.csv`. Weights are the

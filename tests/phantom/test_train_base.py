@@ -14,6 +14,7 @@ TINY = {
     "autoencoder_steps": 3,
     "finishing_steps": 3,
     "sharpening_steps": 3,
+    "deepening_steps": 3,
     "denoiser_steps": 5,
     "seed": 1,
 }
@@ -43,7 +44,8 @@ def uninterrupted(tmp_path_factory, landmark_model, small):
 
 
 @pytest.mark.parametrize(
-    "stop", [("autoencoder", 3), ("finish", 2), ("sharpening", 3), ("denoiser", 3)]
+    "stop",
+    [("autoencoder", 3), ("finish", 2), ("sharpening", 3), ("deepening", 2), ("denoiser", 3)],
 )
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, landmark_model, uninterrupted, stop):
     def until(done: int, total: int, note: str = "") -> None:
@@ -82,7 +84,7 @@ def test_it_holds_no_pickle_and_keeps_its_losses_and_card(uninterrupted):
     assert kinds <= {".json", ".txt", ".md", ".csv", ".safetensors"}
     with (uninterrupted / "losses.csv").open(newline="") as stream:
         trainings = {row["training"] for row in csv.DictReader(stream)}
-    assert trainings == {"autoencoder", "finishing", "sharpening", "denoiser"}
+    assert trainings == {"autoencoder", "finishing", "sharpening", "deepening", "denoiser"}
     assert json.loads((uninterrupted / "training.json").read_text())["images"] == 16
     assert "no pixel of it comes from a person" in (uninterrupted / "README.md").read_text()
 
@@ -96,3 +98,13 @@ def test_the_same_captions_give_the_same_vocabulary(tmp_path):
     assert base_parts.make_tokenizer(captions, tmp_path / "two").get_vocab() == first
     # One that is there is kept, whatever the captions: a training goes on with its old numbers.
     assert base_parts.make_tokenizer(["other words"], tmp_path / "one").get_vocab() == first
+
+
+def test_a_deepened_autoencoder_is_the_same_function():
+    shallow = base_parts.new_autoencoder(3).eval()
+    deep = base_parts.deepened(shallow, 3).eval()
+    picture = torch.rand(1, 3, base_parts.SIZE_PX, base_parts.SIZE_PX) * 2 - 1
+    with torch.no_grad():
+        given_back = [m.decode(m.encode(picture).latent_dist.mean).sample for m in (shallow, deep)]
+    torch.testing.assert_close(given_back[1], given_back[0])
+    assert sum(p.numel() for p in deep.parameters()) > sum(p.numel() for p in shallow.parameters())

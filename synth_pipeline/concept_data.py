@@ -1,0 +1,100 @@
+"""What a fine-tuning reads, computed once: latents of the photos, embeddings of the prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageOps
+
+from synth_pipeline.errors import ClassFailedError
+from synth_pipeline.loaded_base import LoadedBase
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the encoder makes of N pictures, scaled as the UNet wants them.
+
+    Attributes:
+        mean: (N, C, H/8, W/8) float32.
+        deviation: of the same shape; a step draws from both.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+
+def read_latents(
+    loaded: LoadedBase, images: Sequence[Path], resolution_px: int, class_id: str
+) -> Latents:
+    """Read and encode a class's photos.
+
+    Args:
+        loaded: whose autoencoder encodes.
+        images: RGB files of any size; padded to a square with grey, then resized. There is no flip
+            and no crop, because asymmetry is phenotype.
+        resolution_px: width and height to train at.
+        class_id: named when a photo cannot be read.
+
+    Raises:
+        ClassFailedError: a file is no picture.
+    """
+    found = [_read(path, resolution_px, class_id) for path in images]
+    return _encode(loaded.pipeline, torch.from_numpy(np.stack(found)))
+
+
+@lru_cache(maxsize=1)
+def prior_latents(loaded: LoadedBase, folder: Path, resolution_px: int) -> Latents:
+    """Those of the class images, which all concepts share: encoded once in a process.
+
+    Args:
+        loaded: whose autoencoder encodes.
+        folder: a `class-images` artifact.
+        resolution_px: width and height to train at.
+    """
+    return read_latents(
+        loaded, sorted((folder / "images").glob("*.png")), resolution_px, "class images"
+    )
+
+
+def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:
+    """(N, T) int64 token numbers, padded to the encoder's length, on the pipeline's device."""
+    return pipeline.tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=pipeline.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids.to(pipeline.device)
+
+
+def _read(path: Path, resolution_px: int, class_id: str) -> np.ndarray:
+    """(3, resolution, resolution) float32 in -1..1."""
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except OSError:
+        raise ClassFailedError(
+            class_id, "a training photo of it cannot be read; import the cases again."
+        ) from None
+    square = ImageOps.pad(
+        image,
+        (resolution_px, resolution_px),
+        method=Image.Resampling.LANCZOS,
+        color=(128, 128, 128),
+    )
+    return (np.asarray(square, np.float32) / 127.5 - 1).transpose(2, 0, 1)
+
+
+@torch.no_grad()
+def _encode(pipeline: StableDiffusionPipeline, pixels_NCHW: torch.Tensor) -> Latents:
+    means, deviations = [], []
+    for image_CHW in pixels_NCHW:  # one at a time: at 512 px the encoder is what fills the memory
+        posterior = pipeline.vae.encode(image_CHW[None].to(pipeline.device)).latent_dist
+        means.append(posterior.mean.float())
+        deviations.append(posterior.std.float())
+    scale = pipeline.vae.config.scaling_factor
+    return Latents(torch.cat(means) * scale, torch.cat(deviations) * scale)
