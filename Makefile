@@ -4,12 +4,15 @@ BIN := .venv/bin
 # The system's libraries that MediaPipe links; installed only where they are missing and we may.
 SYSTEM := libegl1 libgles2 libgl1
 
-.PHONY: quickstart test lint setup system clean
+.PHONY: quickstart test test-slow lint setup system clean
 quickstart: .venv/ready
 	$(BIN)/synth-pipeline run configs/quickstart.yaml --root quickstart
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

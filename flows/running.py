@@ -76,6 +76,12 @@ def preflight(study: Study, until: str) -> None:
         _ = study.landmark_model
     if reach >= STAGES.index("dreambooth"):
         _ = study.base
+        tuning = study.config.dreambooth
+        if tuning.precision == "fp16" or tuning.optimiser == "adamw-8bit":
+            # Asking torch takes seconds, so it is asked only what may be missing.
+            from synth_pipeline.loaded_base import check_device
+
+            check_device(tuning)
     if reach >= STAGES.index("selection"):
         study.scales(classes)
     if reach >= STAGES.index("training"):

@@ -13,6 +13,9 @@ EMBEDDED = "embedded"
 _EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "phantom-base"
 # Pickled weights run code when they are loaded, so only these kinds of files are ever read.
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
+#: What many repositories hold beside: the same weights as one file, in half precision, or from
+#: before averaging; and a classifier that we do not use. Tens of gigabytes, together.
+_NOT_WANTED = ("safety_checker/*", "*.fp16.*", "*.non_ema.*")
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,25 @@ def _locate(name: str, revision: str | None, marker: str) -> tuple[Path, str]:
             f"The model {name} is neither a folder here nor a hub id like owner/name; "
             "mend dreambooth.base_model or dreambooth.base_vae."
         )
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, marker)
 
 
-def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
+def files_wanted(marker: str) -> dict[str, list[str]]:
+    """Which files of a hub's repository are downloaded, as patterns.
+
+    Args:
+        marker: `model_index.json` for a pipeline, whose weights lie in its parts' folders;
+            `config.json` for an autoencoder, whose weights lie beside it.
+    """
+    # `*` stands for slashes too.
+    weights = "*/*.safetensors" if marker == "model_index.json" else "*.safetensors"
+    return {
+        "allow_patterns": ["*.json", "*/*.txt", "*/*.model", weights],
+        "ignore_patterns": list(_NOT_WANTED),
+    }
+
+
+def _from_hub(name: str, revision: str | None, marker: str) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -104,7 +122,7 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
         "network, or copy it to this machine and name its folder."
     )
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS)))
+        folder = Path(snapshot_download(name, revision=revision, **files_wanted(marker)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
         raise missing from None
     # The snapshot's folder is called after the commit.

@@ -1,5 +1,6 @@
 """What a fine-tuning reads, computed once: latents of the photos, embeddings of the prompts."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,8 @@ from PIL import Image, ImageOps
 
 from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.loaded_base import LoadedBase
+
+logger = logging.getLogger("synth_pipeline")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,20 @@ def read_latents(
     Raises:
         ClassFailedError: a file is no picture.
     """
-    found = [_read(path, resolution_px, class_id) for path in images]
-    return _encode(loaded.pipeline, torch.from_numpy(np.stack(found)))
+    pixels, enlarged = [], 0
+    for path in images:
+        image = _read(path, class_id)
+        enlarged += max(image.size) < resolution_px
+        pixels.append(_square(image, resolution_px))
+    if enlarged:
+        logger.info(
+            "class %s: %d of %d photos are smaller than %d px and are enlarged",
+            class_id,
+            enlarged,
+            len(pixels),
+            resolution_px,
+        )
+    return _encode(loaded.pipeline, torch.from_numpy(np.stack(pixels)))
 
 
 @lru_cache(maxsize=1)
@@ -71,22 +86,22 @@ def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torc
     ).input_ids.to(pipeline.device)
 
 
-def _read(path: Path, resolution_px: int, class_id: str) -> np.ndarray:
-    """(3, resolution, resolution) float32 in -1..1."""
+def _read(path: Path, class_id: str) -> Image.Image:
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            return opened.convert("RGB")
     except OSError:
         raise ClassFailedError(
             class_id, "a training photo of it cannot be read; import the cases again."
         ) from None
-    square = ImageOps.pad(
-        image,
-        (resolution_px, resolution_px),
-        method=Image.Resampling.LANCZOS,
-        color=(128, 128, 128),
+
+
+def _square(image: Image.Image, size_px: int) -> np.ndarray:
+    """(3, size, size) float32 in -1..1."""
+    padded = ImageOps.pad(
+        image, (size_px, size_px), method=Image.Resampling.LANCZOS, color=(128, 128, 128)
     )
-    return (np.asarray(square, np.float32) / 127.5 - 1).transpose(2, 0, 1)
+    return (np.asarray(padded, np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from synth_pipeline.base_model import BaseModel
-from synth_pipeline.config import Precision
+from synth_pipeline.config import DreamBoothConfig, Precision
+from synth_pipeline.errors import InputError
 
 # Their bars and warnings would drown our own progress lines.
 diffusers_logging.set_verbosity_error()
@@ -50,6 +52,25 @@ def new_accelerator(precision: Precision) -> Accelerator:
     # accelerate remembers the first precision it was asked for in a process.
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=not gpu)
+
+
+def check_device(settings: DreamBoothConfig) -> None:
+    """Find out before any work what this machine cannot do.
+
+    Raises:
+        InputError: the settings want a GPU or a package that is not here.
+    """
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError(
+            "dreambooth.precision: fp16 wants an NVIDIA GPU, and there is none; choose auto."
+        )
+    if settings.optimiser == "adamw-8bit" and not (
+        torch.cuda.is_available() and find_spec("bitsandbytes")
+    ):
+        raise InputError(
+            "dreambooth.optimiser: adamw-8bit wants an NVIDIA GPU and the package bitsandbytes; "
+            "choose adamw."
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from synth_pipeline import adapters
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.config import DreamBoothConfig
-from synth_pipeline.loaded_base import LoadedBase, load_base, load_pipeline
+from synth_pipeline.loaded_base import LoadedBase, load_pipeline, new_accelerator
 
 #: The file of a concept's adapters, under the name that diffusers looks for.
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -167,7 +167,7 @@ Trainer = LoraTrainer | FullTrainer
 
 def own_copy(base: BaseModel) -> LoadedBase:
     """The base read afresh: training in full would spoil the shared one."""
-    shared = load_base(base)
-    pipeline = load_pipeline(base.folder, base.vae_folder).to(shared.accelerator.device)
+    accelerator = new_accelerator(base.precision)
+    pipeline = load_pipeline(base.folder, base.vae_folder).to(accelerator.device)
     pipeline.vae.requires_grad_(False)
-    return LoadedBase(pipeline, shared.accelerator)
+    return LoadedBase(pipeline, accelerator)

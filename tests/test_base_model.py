@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
-from synth_pipeline.base_model import resolve_base
+from synth_pipeline.base_model import files_wanted, resolve_base
 from synth_pipeline.errors import InputError
 
 
@@ -78,6 +79,31 @@ def test_hub_that_cannot_be_reached_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"^[^\n]*neither cached here[^\n]*$"):
         resolve_base("nobody/nothing-here")
+
+
+def test_what_is_downloaded_is_what_is_loaded():
+    """Files as the repositories of Stable Diffusion's relatives hold them."""
+    parts = ["unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"]
+    wanted = [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/merges.txt",
+        *(f"{part}.safetensors" for part in parts),
+    ]
+    beside = [
+        "Realistic.safetensors",
+        "README.md",
+        "safety_checker/model.safetensors",
+        *(f"{part}.fp16.safetensors" for part in parts),
+        *(f"{part}.bin" for part in parts),
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+    ]
+    patterns = files_wanted("model_index.json")
+    assert sorted(filter_repo_objects([*beside, *wanted], **patterns)) == sorted(wanted)
+    patterns = files_wanted("config.json")
+    autoencoder = ["config.json", "diffusion_pytorch_model.safetensors"]
+    pickled = ["diffusion_pytorch_model.bin"]
+    assert list(filter_repo_objects([*autoencoder, *pickled], **patterns)) == autoencoder
 
 
 def test_planning_needs_no_torch():

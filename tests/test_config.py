@@ -81,8 +81,11 @@ def test_scales_keep_integers_apart_from_shares(tmp_path):
     assert [type(scale) for scale in scales] == [int, float, float, int]
 
 
-def test_dumped_configuration_loads_as_the_same(tmp_path):
-    config = load_config(write(tmp_path, "name: x\ncases: {source: a}\n"))
+@pytest.mark.parametrize(
+    "cases", ["{source: a}", "{format: phantom, phantom: {benchmark: phantom-20}}"]
+)
+def test_dumped_configuration_loads_as_the_same(tmp_path, cases):
+    config = load_config(write(tmp_path, f"name: x\ncases: {cases}\n"))
     assert load_config(write(tmp_path, dump_config(config))) == config
     assert yaml.safe_load(dump_config(config))["selection"]["scales"] == [0.5, 1.0]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from PIL import Image
 from safetensors.torch import load_file
 
 from synth_pipeline import dreambooth, sampling
@@ -323,3 +324,15 @@ def test_the_card_names_all_settings(learn, phantom_files, tmp_path):
     assert card["settings"]["lora_targets"] == "all"
     assert "concepts_at_once" not in card["settings"]
     assert np.isfinite(card["last_loss"])
+
+
+def test_one_small_picture_is_enough_and_is_said(base, tmp_path, caplog, phantom_files):
+    with Image.open(next(iter(phantom_files.values()))[0]) as picture:
+        picture.resize((20, 16)).save(tmp_path / "small.png")
+    out_dir = tmp_path / "concept"
+    out_dir.mkdir()
+    concept = dreambooth.Concept("dofanu", "dofanu", [tmp_path / "small.png"], out_dir)
+    with caplog.at_level("INFO", "synth_pipeline"):
+        done = dreambooth.run_together(SETTINGS, [concept], base=base, seed=7)
+    assert not isinstance(done["dofanu"], Exception)
+    assert "1 of 1 photos are smaller than 32 px" in caplog.text

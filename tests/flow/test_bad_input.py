@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flows.cli import main
@@ -86,6 +87,15 @@ def test_override_without_a_value(refused, write_config, phantoms):
 def test_base_model_that_is_not_there(refused, write_config, phantoms, tmp_path):
     base = f"dreambooth.base_model={tmp_path / 'nowhere'}"
     assert str(tmp_path / "nowhere") in refused("run", write_config(phantoms), "--set", base)
+
+
+@pytest.mark.parametrize("wish", ["precision=fp16", "optimiser=adamw-8bit"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(refused, write_config, phantoms, wish):
+    config = write_config(phantoms)
+    told = refused("run", config, "--set", f"dreambooth.{wish}")
+    assert wish.split("=")[1] in told
+    assert "NVIDIA GPU" in told
 
 
 def test_unknown_stage_and_backbone(refused, write_config, phantoms):

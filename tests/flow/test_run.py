@@ -25,7 +25,9 @@ def task_runs(root) -> list[tuple[str, str]]:
     with contextlib.closing(sqlite3.connect(root / "prefect" / "prefect.db")) as base:
         rows = base.execute("select name, state_name from task_run order by start_time").fetchall()
     # A flow that another flow calls is listed among the tasks, too.
-    return [(name, state) for name, state in rows if name.split(" ")[0] in STAGES]
+    return [
+        (name, state) for name, state in rows if name.split(" ")[0] in {*STAGES, "class-images"}
+    ]
 
 
 def state_of_files(folder):
@@ -95,6 +97,31 @@ def test_again_runs_nothing_and_says_so(finished):
     again = task_runs(finished.root)[known:]
     assert len(again) == known
     assert {state for _, state in again} == {"Cached"}
+
+
+def test_classes_that_learn_in_one_batch(finished, tmp_path):
+    """Asked for, they are one task; each class's concept is published, and found again, alone."""
+    arguments = (
+        "run", finished.config, "--root", tmp_path / "root", "--until", "dreambooth",
+        "--set", "dreambooth.concepts_at_once=3", "--set", "dreambooth.prior_weight=1",
+        "--set", "dreambooth.class_images=4",
+    )  # fmt: skip
+    ended = command(*arguments)
+    assert ended.code == 0, ended.err
+    runs = task_runs(tmp_path / "root")
+    classes = load_classes(finished)
+    assert (f"dreambooth {classes[0]} and 2 more", "Completed") in runs
+    assert ("class-images", "Completed") in runs
+    made = list((tmp_path / "root" / "store" / "dreambooth").glob("[!.]*/manifest.json"))
+    manifests = [json.loads(path.read_text()) for path in made]
+    assert {manifest["label"] for manifest in manifests} == set(classes)
+    assert {manifest["measurements"]["concepts_at_once"] for manifest in manifests} == {3}
+    assert not list((tmp_path / "root" / "store" / "dreambooth").glob(".*"))
+    again = command(*arguments)
+    assert stages_run(again) == 0
+    # One of them lost is learned again, alone.
+    shutil.rmtree(made[0].parent)
+    assert stages_run(command(*arguments)) == 1
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])

@@ -1,0 +1,178 @@
+"""What a class costs, ours against the published way, and what comes of it.
+
+    python -m benchmarks.class_cost [--base FOLDER]
+
+About half an hour on two cores. Three conditions of phantoms that the base never saw, four photos
+of each. Both ways learn from the same number of pictures (1,000) and draw 100 images of each class:
+
+* the published way: UNet and text encoder in full, one picture a step, constant rate; images one
+  at a time, 30 steps, guidance scale 7.5. The rate is the best of four for this base
+  (`PUBLISHED_RATE`): the published 1e-6 was found for another one and teaches this one nothing;
+* ours: `configs/phantom-20.yaml`, with the classes in one batch.
+
+The last line is JSON; `ratio` is seconds per class, theirs over ours; for each way, how many images
+show a face, the share whose nearest of twelve prototypes is their own, and the mean rank of their
+own (no face counts as last).
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks import published_way
+from synth_pipeline import dreambooth, landmarks, ranking, sampling
+from synth_pipeline.base_model import BaseModel, resolve_base
+from synth_pipeline.config import StudyConfig, load_config
+from synth_pipeline.loaded_base import load_base, load_pipeline
+from synth_pipeline.models import face_landmarker_path
+from synth_pipeline.phantom.dataset import make_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+#: As in `benchmarks.phantom_base`: not the seed of any training.
+SEED = 7777
+CONDITIONS, TUNED, SHOTS, IMAGES = 12, 3, 4, 100
+PUBLISHED_RATE = 1e-4
+
+
+def main() -> None:
+    """Measure both ways and print."""
+    parser = argparse.ArgumentParser(description="Seconds per class, and quality.")
+    parser.add_argument("--base", default="embedded", help="a folder in diffusers' format")
+    parser.add_argument("--rate", type=float, default=PUBLISHED_RATE, help="of the published way")
+    options = parser.parse_args()
+    config = load_config(ROOT / "configs" / "phantom-20.yaml")
+    base = resolve_base(options.base)
+    model = face_landmarker_path()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_dataset(
+            folder / "phantoms",
+            classes=CONDITIONS,
+            per_class=SHOTS,
+            test_per_class=0,
+            size_px=128,
+            seed=SEED,
+            mesh_path=model,
+        )
+        places = sorted((folder / "phantoms" / "images").iterdir())
+        photos = {place.name: sorted(place.glob("*.png")) for place in places}
+        tuned = dict(list(photos.items())[:TUNED])
+        # Everything that is loaded once in a study is loaded before either is timed.
+        load_base(base)
+        theirs_s = _timed(lambda: _theirs(config, base, tuned, options.rate, folder / "theirs"))
+        ours_s = _timed(lambda: _ours(config, base, tuned, folder / "ours"))
+        figures = {"ratio": theirs_s / ours_s, "published_s": theirs_s, "ours_s": ours_s}
+        for way in ("theirs", "ours"):
+            made = {name: folder / way / name / "images" for name in tuned}
+            name = "published" if way == "theirs" else way
+            for what, value in _quality(config, photos, made, model, folder / f"{way}-q").items():
+                figures[f"{name}_{what}"] = value
+    print(json.dumps(figures))
+
+
+def _timed(work) -> float:
+    """Seconds per class."""
+    begun_s = time.perf_counter()
+    work()
+    return (time.perf_counter() - begun_s) / TUNED
+
+
+def _theirs(
+    config: StudyConfig,
+    base: BaseModel,
+    photos: dict[str, list[Path]],
+    rate: float,
+    folder: Path,
+) -> None:
+    tuning = config.dreambooth
+    for name, images in photos.items():
+        # One script a class: the base is read anew.
+        pipeline = load_pipeline(base.folder)
+        prompt = tuning.instance_prompt.format(class_name=name)
+        published_way.train(
+            pipeline,
+            images,
+            prompt,
+            method="full",
+            steps=tuning.steps * tuning.batch_size,
+            batch_size=1,
+            learning_rate=rate,
+            rank=0,
+            layers=[],
+            seed=SEED,
+        )
+        pipeline.unet.eval()
+        pipeline.text_encoder.eval()
+        with torch.no_grad():
+            made = published_way.sample(pipeline, prompt, images=IMAGES, steps=30, guidance=7.5)
+        place = folder / name / "images"
+        place.mkdir(parents=True)
+        for index, picture in enumerate(made):
+            picture.save(place / f"{index:05d}.png")
+        print(f"published way: {name}", file=sys.stderr, flush=True)
+
+
+def _ours(
+    config: StudyConfig, base: BaseModel, photos: dict[str, list[Path]], folder: Path
+) -> None:
+    concepts = []
+    for name, images in photos.items():
+        out_dir = folder / name / "concept"
+        out_dir.mkdir(parents=True)
+        concepts.append(dreambooth.Concept(name, name, images, out_dir))
+    dreambooth.run_together(config.dreambooth, concepts, base=base, seed=SEED)
+    drawing = config.sampling.model_copy(update={"images_per_class": IMAGES})
+    for concept in concepts:
+        sampling.run(
+            drawing,
+            class_id=concept.class_id,
+            class_name=concept.class_name,
+            prompt=config.dreambooth.instance_prompt.format(class_name=concept.class_name),
+            concept_dir=concept.out_dir,
+            base=base,
+            seed=SEED,
+            out_dir=folder / concept.class_id,
+        )
+        print(f"ours: {concept.class_id}", file=sys.stderr, flush=True)
+
+
+def _quality(
+    config: StudyConfig,
+    photos: dict[str, list[Path]],
+    made: dict[str, Path],
+    model: Path,
+    folder: Path,
+) -> dict[str, float]:
+    real, synthetic = {}, {}
+    for name, images in photos.items():
+        drawn = sorted(made[name].glob("*.png")) if name in made else []
+        for stage, files, into in (("real", images, real), ("synthetic", drawn, synthetic)):
+            into[name] = folder / stage / name
+            into[name].mkdir(parents=True)
+            landmarks.run(
+                [(path.stem, path) for path in files],
+                model=model,
+                out_dir=into[name],
+                class_id=name,
+                require_face=stage == "real",
+            )
+    ranked = folder / "ranking"
+    ranked.mkdir()
+    ranking.run(config.ranking, real=real, synthetic=synthetic, out_dir=ranked)
+    ranks = pq.read_table(ranked / "ranking.parquet")["true_class_rank"].to_pylist()
+    return {
+        "faces": float(np.mean([rank is not None for rank in ranks])),
+        "top1": float(np.mean([rank == 1 for rank in ranks])),
+        "mean_rank": float(np.mean([CONDITIONS if rank is None else rank for rank in ranks])),
+    }
+
+
+if __name__ == "__main__":
+    main()

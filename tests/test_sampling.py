@@ -1,0 +1,86 @@
+"""What is drawn: prompts that vary, and images without a face that are replaced."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from synth_pipeline import dreambooth, sampling
+from synth_pipeline.base_model import resolve_base
+from synth_pipeline.config import DreamBoothConfig, SamplingConfig
+
+TUNING = DreamBoothConfig(steps=2, learning_rate=1e-3, rank=2)
+VARY = {"age": ("infant", "school age"), "light": ("daylight", "soft light", "lamp")}
+
+
+@pytest.fixture
+def draw(phantom_files, landmark_model, tmp_path):
+    """Draw from a barely tuned base; returns the rows of the table."""
+    name, images = next(iter(phantom_files.items()))
+
+    def run(base, **settings):
+        base = resolve_base(base)
+        concept = tmp_path / "concept"
+        if not concept.exists():
+            concept.mkdir()
+            dreambooth.run(
+                TUNING,
+                class_id=name,
+                class_name=name,
+                images=images[:4],
+                base=base,
+                seed=7,
+                out_dir=concept,
+            )
+        out_dir = tmp_path / f"drawn-{len(list(tmp_path.iterdir()))}"
+        out_dir.mkdir()
+        done = sampling.run(
+            SamplingConfig(**settings),
+            class_id=name,
+            class_name=name,
+            prompt=f"photo of a {name} child",
+            concept_dir=concept,
+            base=base,
+            seed=7,
+            out_dir=out_dir,
+            landmark_model=landmark_model,
+        )
+        rows = pq.read_table(out_dir / "samples.parquet").to_pylist()
+        assert done["faces"] == sum(row["face"] for row in rows)
+        assert len(list((out_dir / "images").iterdir())) == len(rows)
+        return rows
+
+    return run
+
+
+def test_without_faces_the_cap_ends_it(draw, tiny_base):
+    """Noise has no face: all that may be drawn is drawn, kept and counted."""
+    rows = draw(str(tiny_base), images_per_class=4, oversample=1.7, steps=1, batch_size=3)
+    assert [row["index"] for row in rows] == list(range(7))
+    assert not any(row["face"] for row in rows)
+
+
+def test_with_faces_no_more_are_drawn_than_wanted(draw):
+    settings = {"images_per_class": 5, "steps": 8, "guidance_scale": 2.0, "scheduler": "base"}
+    rows = draw("embedded", **settings, oversample=3.0)
+    assert sum(row["face"] for row in rows) == 5
+    # The last has a face, or it was drawn together with others that were missing.
+    assert 5 <= len(rows) < 15
+
+
+def test_which_images_are_drawn_does_not_hang_on_the_batch(draw, tiny_base):
+    some, others = (
+        draw(str(tiny_base), images_per_class=5, oversample=1.3, steps=1, batch_size=batch_size)
+        for batch_size in (1, 4)
+    )
+    known = ("index", "seed", "prompt", "face")
+    assert [[row[k] for k in known] for row in some] == [[row[k] for k in known] for row in others]
+
+
+def test_words_vary_with_the_seed_of_the_image_alone(draw, tiny_base):
+    rows = draw(str(tiny_base), images_per_class=12, oversample=1, steps=1, vary=VARY)
+    endings = [tuple(row["prompt"].split(", ")[1:]) for row in rows]
+    assert {age for age, _ in endings} == set(VARY["age"])
+    assert {light for _, light in endings} == set(VARY["light"])
+    settings = SamplingConfig(vary=VARY)
+    for row, ending in zip(rows, endings, strict=True):
+        again = sampling.varied_prompt(settings, "x", row["seed"])
+        assert tuple(again.split(", ")[1:]) == ending
