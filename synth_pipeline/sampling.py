@@ -1,5 +1,6 @@
 """Generate synthetic images, each from a seed of its own: a class's, or those of the base alone."""
 
+import logging
 import math
 import random
 import time
@@ -24,11 +25,14 @@ from transformers import CLIPTextModel
 from synth_pipeline import adapters, landmarks
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.config import DreamBoothConfig, SamplingConfig
-from synth_pipeline.loaded_base import LoadedBase, load_base
+from synth_pipeline.errors import StageError
+from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import file_sha256
 from synth_pipeline.trainers import load_adapters
+
+logger = logging.getLogger("synth_pipeline")
 
 
 def image_seed(seed: int, class_id: str, index: int) -> int:
@@ -174,10 +178,33 @@ class _Sampler:
             **{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
         )
         self._pipeline.set_progress_bar_config(disable=True)
+        self._one_by_one = False
         unet = pipeline.unet.config
         self._size = (unet.in_channels, unet.sample_size, unet.sample_size)
 
     def __call__(self, drawn: Sequence[_Drawn]) -> list[Image.Image]:
+        """The pictures; one by one when the memory does not hold them all.
+
+        Raises:
+            StageError: the memory does not hold one picture.
+        """
+        if len(drawn) > 1 and self._one_by_one:
+            return [image for each in drawn for image in self([each])]
+        try:
+            return self._draw(drawn)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(drawn) == 1:
+            raise StageError(
+                "The memory is too small to draw one image; use a smaller base model or a larger "
+                "machine."
+            )
+        logger.warning("not enough memory for %d images at a time: drawing one by one", len(drawn))
+        self._one_by_one = True
+        return self(drawn)
+
+    def _draw(self, drawn: Sequence[_Drawn]) -> list[Image.Image]:
         noise = torch.stack(
             [
                 torch.randn(self._size, generator=torch.Generator().manual_seed(each.seed))

@@ -2,10 +2,13 @@
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from synth_pipeline import dreambooth, sampling
 from synth_pipeline.base_model import resolve_base
 from synth_pipeline.config import DreamBoothConfig, SamplingConfig
+from synth_pipeline.errors import StageError
+from synth_pipeline.loaded_base import is_out_of_memory
 
 TUNING = DreamBoothConfig(steps=2, learning_rate=1e-3, rank=2)
 VARY = {"age": ("infant", "school age"), "light": ("daylight", "soft light", "lamp")}
@@ -84,3 +87,35 @@ def test_words_vary_with_the_seed_of_the_image_alone(draw, tiny_base):
     for row, ending in zip(rows, endings, strict=True):
         again = sampling.varied_prompt(settings, "x", row["seed"])
         assert tuple(again.split(", ")[1:]) == ending
+
+
+@pytest.mark.parametrize("most", [2, 1, 0])
+def test_too_little_memory_draws_one_by_one(draw, tiny_base, monkeypatch, caplog, most):
+    """As a GPU would say it; the pictures stay the same."""
+    whole = sampling._Sampler._draw
+    sizes = []
+
+    def drawn(self, wanted):
+        sizes.append(len(wanted))
+        if len(wanted) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(self, wanted)
+
+    settings = {"images_per_class": 4, "oversample": 1, "steps": 1, "batch_size": 2}
+    before = draw(str(tiny_base), **settings)
+    monkeypatch.setattr(sampling._Sampler, "_draw", drawn)
+    if most == 0:
+        with pytest.raises(StageError, match=r"^[^\n]*memory is too small[^\n]*$"):
+            draw(str(tiny_base), **settings)
+        return
+    after = draw(str(tiny_base), **settings)
+    assert [row["seed"] for row in before] == [row["seed"] for row in after]
+    assert sizes == ([2, 2] if most == 2 else [2, 1, 1, 1, 1])
+    assert ("one by one" in caplog.text) == (most == 1)
+
+
+def test_memory_that_is_not_there_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
