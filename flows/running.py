@@ -82,6 +82,8 @@ def preflight(study: Study, until: str) -> None:
             from synth_pipeline.loaded_base import check_device
 
             check_device(tuning)
+    if reach >= STAGES.index("sampling"):
+        _ = study.signer
     if reach >= STAGES.index("selection"):
         study.scales(classes)
     if reach >= STAGES.index("training"):

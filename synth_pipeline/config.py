@@ -123,8 +123,6 @@ class DreamBoothConfig(Section):
     def _prompt_names_the_class(self) -> Self:
         if "{class_name}" not in self.instance_prompt:
             raise ValueError("instance_prompt must contain {class_name}")
-        if self.method == "full" and (self.lora_text_encoder or self.lora_targets != "attention"):
-            raise ValueError("lora_text_encoder and lora_targets want method: lora")
         return self
 
 
@@ -142,6 +140,19 @@ class SamplingConfig(Section):
         1.5, ge=1, description="at most so many times the images, to replace those without a face"
     )
     batch_size: int = Field(4, ge=1, json_schema_extra=_SPEED)
+    # Places decide nothing; the certificate's content enters the key.
+    c2pa_certificate: str | None = Field(
+        None, description="PEM chain to sign the images with", json_schema_extra=_SPEED
+    )
+    c2pa_key: str | None = Field(
+        None, description="PEM private key of its first certificate", json_schema_extra=_SPEED
+    )
+
+    @model_validator(mode="after")
+    def _a_certificate_has_its_key(self) -> Self:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("c2pa_certificate and c2pa_key go together; give both or neither")
+        return self
 
     @model_validator(mode="after")
     def _no_list_is_empty(self) -> Self:

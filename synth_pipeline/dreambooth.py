@@ -10,7 +10,6 @@ Shapes: K concepts, B samples of each in a step.
 
 import json
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,24 +19,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from synth_pipeline import concept_state
 from synth_pipeline.base_model import BaseModel
-from synth_pipeline.concept_data import Latents, prior_latents, read_latents, token_ids
+from synth_pipeline.concept_data import prior_latents, read_latents
+from synth_pipeline.concept_learning import Learner, Learning, OneFailedError
 from synth_pipeline.config import DreamBoothConfig
-from synth_pipeline.diffusion import Noiser
 from synth_pipeline.errors import ClassFailedError, StageError, SynthPipelineError
-from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base
+from synth_pipeline.loaded_base import is_out_of_memory, load_base
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import canonical_json, file_sha256
 from synth_pipeline.trainers import FullTrainer, LoraTrainer, Trainer, own_copy
 
 logger = logging.getLogger("synth_pipeline")
-
-#: The largest norm of a concept's gradient, as in the reference script.
-_CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -136,51 +130,43 @@ def run_together(
                 concept.class_id, "has no training photo; add one or leave the class out."
             )
         else:
-            waiting.append(_Task(config, concept, base, seed))
+            waiting.append(_task(config, concept, base, seed))
     together = [waiting] if config.method == "lora" else [[task] for task in waiting]
     for tasks in together:
         while tasks:
             try:
                 done |= _tune(config, tasks, base, seed, class_images, progress)
                 break
-            except _OneFailedError as failed:
+            except OneFailedError as failed:
                 # The others go on from their last saved state.
                 done[failed.class_id] = failed.error
                 tasks = [task for task in tasks if task.concept.class_id != failed.class_id]
     return done
 
 
-class _OneFailedError(Exception):
-    def __init__(self, class_id: str, error: SynthPipelineError) -> None:
-        super().__init__(str(error))
-        self.class_id, self.error = class_id, error
-
-
+@dataclass(frozen=True)
 class _Task:
-    """A concept with all that follows from it and the settings."""
+    """A concept, the hashes of its photos, and its place in the loop."""
 
-    def __init__(
-        self, config: DreamBoothConfig, concept: Concept, base: BaseModel, seed: int
-    ) -> None:
-        self.concept = concept
-        self.prompt = config.instance_prompt.format(class_name=concept.class_name)
-        self.hashes = sorted(file_sha256(path) for path in concept.images)
-        self.seed = derived_seed(seed, "dreambooth", concept.class_id)
-        whose = [
-            config.key_slice(),
-            base.identity,
-            self.prompt,
-            concept.class_id,
-            seed,
-            self.hashes,
-        ]
-        self.identity = sha256(canonical_json(whose)).hexdigest()
-        self.state = concept.work_dir / "state.pt" if concept.work_dir else None
-        self.losses: list[float] = []
+    concept: Concept
+    hashes: list[str]
+    learner: Learner
 
-    def saved_steps(self) -> int:
-        """How many steps its saved state has behind it."""
-        return concept_state.saved_steps(self.state, self.identity) if self.state else 0
+
+def _task(config: DreamBoothConfig, concept: Concept, base: BaseModel, seed: int) -> _Task:
+    class_id = concept.class_id
+    prompt = config.instance_prompt.format(class_name=concept.class_name)
+    hashes = sorted(file_sha256(path) for path in concept.images)
+    whose = [config.key_slice(), base.identity, prompt, class_id, seed, hashes]
+    learner = Learner(
+        class_id=class_id,
+        prompt=prompt,
+        seed=derived_seed(seed, "dreambooth", class_id),
+        identity=sha256(canonical_json(whose)).hexdigest(),
+        state=concept.work_dir / "state.pt" if concept.work_dir else None,
+        losses=[],
+    )
+    return _Task(concept, hashes, learner)
 
 
 def _tune(
@@ -196,7 +182,7 @@ def _tune(
     # A batch takes one step for all; states that a killed run left may stand at different ones.
     by_steps: dict[int, list[_Task]] = {}
     for task in tasks:
-        by_steps.setdefault(task.saved_steps(), []).append(task)
+        by_steps.setdefault(task.learner.saved_steps(), []).append(task)
     for group in by_steps.values():
         attempt = _Attempt(config, base, seed, class_images, progress)
         try:
@@ -279,7 +265,7 @@ class _Attempt:
             prior = prior_latents(loaded, self.class_images, resolution_px)
         unet = loaded.pipeline.unet
         trainer: Trainer = (
-            LoraTrainer(loaded, config, [task.seed for task in readable])
+            LoraTrainer(loaded, config, [task.learner.seed for task in readable])
             if lora
             else FullTrainer(loaded)
         )
@@ -287,7 +273,8 @@ class _Attempt:
             unet.train()
             if self.checkpointing or config.gradient_checkpointing:
                 unet.enable_gradient_checkpointing()
-            learning = _Learning(config, loaded, trainer, readable, latents, prior)
+            learners = [task.learner for task in readable]
+            learning = Learning(config, loaded, trainer, learners, latents, prior)
             learning.run(rows, self.progress)
             took_s = time.monotonic() - begun_s
             for number, task in enumerate(readable):
@@ -306,14 +293,14 @@ class _Attempt:
 
     def _describe(self, task: _Task, resolution_px: int) -> None:
         """Write the losses and the card."""
-        out_dir, losses = task.concept.out_dir, task.losses
+        out_dir, losses = task.concept.out_dir, task.learner.losses
         table = pa.table({"step": np.arange(len(losses), dtype=np.int32), "loss": losses})
         pq.write_table(table, out_dir / "losses.parquet")
         card = {
             "what": "A fine-tuned concept. It remembers faces: treat it as patient data.",
             "base_model": self.base.identity,
             "class_id": task.concept.class_id,
-            "instance_prompt": task.prompt,
+            "instance_prompt": task.learner.prompt,
             "settings": self.config.key_slice(),
             "resolution_px": resolution_px,
             "seed": self.seed,
@@ -321,163 +308,3 @@ class _Attempt:
             "last_loss": float(np.mean(losses[-50:])),
         }
         (out_dir / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-
-
-class _Learning:
-    """The training loop of K concepts."""
-
-    def __init__(
-        self,
-        config: DreamBoothConfig,
-        loaded: LoadedBase,
-        trainer: Trainer,
-        tasks: Sequence[_Task],
-        latents: Sequence[Latents],
-        prior: Latents | None,
-    ) -> None:
-        self.config, self.trainer, self.tasks = config, trainer, tasks
-        self.latents, self.prior = latents, prior
-        self.pipeline, self.accelerator = loaded.pipeline, loaded.accelerator
-        self.noiser = Noiser(self.pipeline.scheduler, config.min_snr_gamma)
-        prompts = [task.prompt for task in tasks]
-        self.ids = token_ids(self.pipeline, prompts + [config.class_prompt] * len(prompts))
-        self.optimiser = self.accelerator.prepare_optimizer(new_optimiser(config, trainer.leaves))
-        self.averages = (
-            [leaf.detach().clone() for leaf in trainer.leaves] if config.ema_decay else []
-        )
-        self.words: torch.Tensor | None = None
-
-    def learned(self) -> Sequence[torch.Tensor]:
-        """What is kept: the weights, or their moving average."""
-        return self.averages or self.trainer.leaves
-
-    def run(self, rows: int, progress: Progress) -> None:
-        """Step to the end, from where the saved states stand."""
-        config, trainer, tasks = self.config, self.trainer, self.tasks
-        moving = concept_state.Moving(
-            trainer, self.optimiser, self.averages, self.accelerator.scaler
-        )
-        for task, losses in zip(
-            tasks, moving.restore([(t.state, t.identity) for t in tasks]), strict=True
-        ):
-            task.losses = losses
-        if not trainer.trains_text:
-            with torch.no_grad(), self.accelerator.autocast():
-                self.words = self.pipeline.text_encoder(self.ids)[0]
-        for step in range(len(tasks[0].losses), config.steps):
-            for group in self.optimiser.param_groups:
-                group["lr"] = config.learning_rate * _rate(config, step)
-            losses_K = self._backward(step, rows)
-            for task, loss in zip(tasks, losses_K.tolist(), strict=True):
-                if not math.isfinite(loss):
-                    sentence = (
-                        f"class {task.concept.class_id}: the loss of step {step + 1} is not "
-                        "finite; lower dreambooth.learning_rate."
-                    )
-                    raise _OneFailedError(task.concept.class_id, StageError(sentence))
-                task.losses.append(loss)
-            self.accelerator.unscale_gradients(self.optimiser)
-            trainer.clip(_CLIP_NORM)
-            self.optimiser.step()
-            trainer.forget_gradients()
-            self._average(step)
-            if (step + 1) % config.checkpoint_steps == 0 and step + 1 < config.steps:
-                for number, task in enumerate(tasks):
-                    if task.state:
-                        moving.save(task.state, task.identity, number, task.losses)
-            recent = np.mean([task.losses[-50:] for task in tasks])
-            progress(step + 1, config.steps, f"loss {recent:.4f}")
-
-    def _backward(self, step: int, rows: int) -> torch.Tensor:
-        """Gradients of one step, `rows` samples of each concept at a time; the losses, (K,)."""
-        count = self.config.batch_size * self.config.gradient_accumulation
-        drawn = [self._draw(number, count, step) for number in range(len(self.tasks))]
-        losses_K = torch.zeros(len(self.tasks))
-        for start in range(0, count, rows):
-            part = slice(start, min(start + rows, count))
-            share = (part.stop - start) / count
-            # Concept after concept; of each its own samples, then those of prior preservation.
-            latents, noise, at = (
-                torch.cat([torch.cat([kind[i][part] for kind in of]) for of in drawn])
-                for i in range(3)
-            )
-            with self.accelerator.autocast():
-                words = self._words(part.stop - start)
-                predicted = self.trainer.pipeline.unet(
-                    self.noiser.noised(latents, noise, at), at, words
-                ).sample
-            loss_KB = self.noiser.loss(predicted, latents, noise, at).view(len(self.tasks), -1)
-            own_K = loss_KB[:, : part.stop - start].mean(dim=1)
-            if self.prior is not None:
-                others_K = loss_KB[:, part.stop - start :].mean(dim=1)
-                own_K = own_K + self.config.prior_weight * others_K
-            self.accelerator.backward(own_K.sum() * share)
-            losses_K += own_K.detach().cpu() * share
-        return losses_K
-
-    def _draw(self, number: int, count: int, step: int) -> list[tuple[torch.Tensor, ...]]:
-        """A concept's latents, noise and times of one step, and those of prior preservation.
-
-        Every step has a generator of its own, on the processor: a step never depends on how it was
-        reached, nor on which other concepts are learned beside.
-        """
-        generator = torch.Generator().manual_seed(derived_seed(self.tasks[number].seed, step))
-        device = self.pipeline.device
-        found = []
-        for source in (self.latents[number], self.prior):
-            if source is None:
-                continue
-            shape = (count, *source.mean.shape[1:])
-            chosen = torch.randint(len(source.mean), (count,), generator=generator).to(device)
-            spread = torch.randn(shape, generator=generator).to(device)
-            noise = torch.randn(shape, generator=generator).to(device)
-            at = torch.randint(self.noiser.times, (count,), generator=generator).to(device)
-            found.append((source.mean[chosen] + source.deviation[chosen] * spread, noise, at))
-        return found
-
-    def _words(self, rows: int) -> torch.Tensor:
-        """The prompts' embeddings in the order of the batch, (K·B, T, D)."""
-        concepts = len(self.tasks)
-        if self.words is None and self.prior is None:
-            own = self.pipeline.text_encoder(self.ids[:concepts])[0]
-            return own.repeat_interleave(rows, dim=0)
-        words = self.words
-        if words is None:
-            # The class prompt goes through each concept's own adapters too.
-            order = [i for n in range(concepts) for i in (n, concepts + n)]
-            words = self.pipeline.text_encoder(self.ids[order])[0]
-            words = torch.cat([words[0::2], words[1::2]])
-        own = words[:concepts].repeat_interleave(rows, dim=0)
-        if self.prior is None:
-            return own
-        others = words[concepts:].repeat_interleave(rows, dim=0)
-        pairs = zip(own.split(rows), others.split(rows), strict=True)
-        return torch.cat([each for pair in pairs for each in pair])
-
-    def _average(self, step: int) -> None:
-        """Move the averages a little towards the weights; early ones count less."""
-        if not self.config.ema_decay:
-            return
-        decay = min(self.config.ema_decay, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for average, leaf in zip(self.averages, self.trainer.leaves, strict=True):
-                average.lerp_(leaf, 1 - decay)
-
-
-def new_optimiser(
-    config: DreamBoothConfig, leaves: Sequence[torch.Tensor]
-) -> torch.optim.Optimizer:
-    """AdamW as in the reference script, with moments of 32 or of 8 bits."""
-    if config.optimiser == "adamw-8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(leaves, lr=config.learning_rate, weight_decay=1e-2)
-    # Fused: one pass over each weight instead of a dozen.
-    return torch.optim.AdamW(leaves, lr=config.learning_rate, weight_decay=1e-2, fused=True)
-
-
-def _rate(config: DreamBoothConfig, step: int) -> float:
-    """The learning rate of a step as a share of the highest."""
-    if config.lr_schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * step / config.steps))

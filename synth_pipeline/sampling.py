@@ -25,6 +25,7 @@ from transformers import CLIPTextModel
 from synth_pipeline import adapters, landmarks
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.config import DreamBoothConfig, SamplingConfig
+from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import StageError
 from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base
 from synth_pipeline.progress import Progress, silent
@@ -57,6 +58,7 @@ def run(
     seed: int,
     out_dir: Path,
     landmark_model: Path | None = None,
+    signer: Signer | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
     """Write `images/<index>.png` and `samples.parquet`.
@@ -79,6 +81,7 @@ def run(
         out_dir: an empty folder.
         landmark_model: `face_landmarker.task`, to look for faces with; none draws
             `images_per_class` without looking.
+        signer: of content credentials; none leaves the images unsigned.
         progress: told after each batch.
 
     Returns:
@@ -110,7 +113,8 @@ def run(
                     drawn.append(_Drawn(index, image_s, varied_prompt(config, prompt, image_s)))
                 for what, image in zip(drawn, sampler(drawn), strict=True):
                     about = {"class_id": class_id, "class_name": class_name}
-                    row = _save(what, image, {**about, "base_model": base.identity}, out_dir)
+                    about["base_model"] = base.identity
+                    row = _save(what, image, about, out_dir, signer)
                     row["face"] = has_face(np.asarray(image)) if has_face else None
                     rows.append(row)
                 progress(len(rows), shown, "images")
@@ -273,7 +277,13 @@ _SCHEMA = pa.schema(
 )
 
 
-def _save(what: _Drawn, image: Image.Image, about: dict[str, str], out_dir: Path) -> dict:
+def _save(
+    what: _Drawn,
+    image: Image.Image,
+    about: dict[str, str],
+    out_dir: Path,
+    signer: Signer | None = None,
+) -> dict:
     """Write a picture that says what it is; returns its row."""
     file = f"images/{what.index:05d}.png"
     info = PngImagePlugin.PngInfo()
@@ -288,6 +298,8 @@ def _save(what: _Drawn, image: Image.Image, about: dict[str, str], out_dir: Path
     for name, value in told.items():
         info.add_itxt(name, value)
     image.save(out_dir / file, pnginfo=info)
+    if signer:
+        signer.sign(out_dir / file, told)
     return {
         "index": what.index,
         "seed": what.seed,

@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from synth_pipeline import cases, models, selection, synthetic_set
+from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import SynthPipelineError
 from synth_pipeline.graph import WORK, Input, Node
 from synth_pipeline.progress import Progress, silent
-from synth_pipeline.store import Output, canonical_json
+from synth_pipeline.store import Output, canonical_json, file_sha256
 from synth_pipeline.study_cases import TORCH, CasesOfStudy, once, without
 
 #: Whose versions decide what a diffusion model learns or draws.
@@ -18,6 +20,14 @@ DIFFUSION = (*TORCH, "diffusers", "transformers")
 
 class SynthesisOfStudy(CasesOfStudy):
     """Everything that is made for one class, and what compares the classes' images."""
+
+    @cached_property
+    def signer(self) -> Signer | None:
+        """What signs the synthetic images; none where no certificate is given."""
+        settings = self.config.sampling
+        if settings.c2pa_certificate is None or settings.c2pa_key is None:
+            return None
+        return Signer(Path(settings.c2pa_certificate), Path(settings.c2pa_key))
 
     @once
     def landmarks_real(self, class_id: str) -> Node:
@@ -206,12 +216,15 @@ class SynthesisOfStudy(CasesOfStudy):
                 seed=seed,
                 out_dir=out_dir,
                 landmark_model=self.landmark_model,
+                signer=self.signer,
                 progress=progress,
             )
             return Output(measurements=done)
 
+        certificate = settings.c2pa_certificate
         parameters = {
             "sampling": settings.key_slice(),
+            "certificate": file_sha256(Path(certificate)) if certificate else None,
             "prompt": prompt,
             "precision": self.config.dreambooth.precision,
             "landmark_model": models.FACE_LANDMARKER_SHA256,

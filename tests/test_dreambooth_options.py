@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from safetensors.torch import load_file
 
-from synth_pipeline import dreambooth, sampling
+from synth_pipeline import concept_learning, dreambooth, sampling
 from synth_pipeline.adapters import apply, attention_layers, block_layers
 from synth_pipeline.base_model import resolve_base
 from synth_pipeline.concept_data import prior_latents, token_ids
@@ -77,16 +77,16 @@ def test_concepts_in_one_batch_learn_what_they_learn_alone(learn, phantom_files)
 
 def test_one_that_fails_does_not_take_the_others_along(learn, phantom_files, monkeypatch):
     broken, *sound = phantom_files
-    whole = dreambooth._Learning._draw
+    whole = concept_learning.Learning._draw
 
     def draw(self, number, count, step):
         drawn = whole(self, number, count, step)
-        if self.tasks[number].concept.class_id == broken and step == 5:
+        if self.learners[number].class_id == broken and step == 5:
             drawn[0] = (drawn[0][0] * float("nan"), *drawn[0][1:])
         return drawn
 
     expected = learn("sound", classes=sound)[1]
-    monkeypatch.setattr(dreambooth._Learning, "_draw", draw)
+    monkeypatch.setattr(concept_learning.Learning, "_draw", draw)
     outcomes, adapters = learn("all", work=True)
     assert isinstance(outcomes[broken], StageError)
     assert "step 6" in str(outcomes[broken])
@@ -141,15 +141,15 @@ def test_too_little_memory_halves_the_batch_once(learn, phantom_files, monkeypat
     """The first attempt finds no memory, as a GPU would say it; the second, with less, does."""
     expected = learn("expected")[1]
     seen = []
-    whole = dreambooth._Learning._backward
+    whole = concept_learning.Learning._backward
 
     def backward(self, step, rows):
-        seen.append(len(self.tasks) * rows)
-        if len(self.tasks) * rows > most:
+        seen.append(len(self.learners) * rows)
+        if len(self.learners) * rows > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(self, step, rows)
 
-    monkeypatch.setattr(dreambooth._Learning, "_backward", backward)
+    monkeypatch.setattr(concept_learning.Learning, "_backward", backward)
     most = 4
     outcomes, adapters = learn("half")
     assert {6, 4, 2} == set(seen)

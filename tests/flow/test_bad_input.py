@@ -98,6 +98,14 @@ def test_a_gpu_that_is_not_there(refused, write_config, phantoms, wish):
     assert "NVIDIA GPU" in told
 
 
+def test_a_certificate_that_is_not_there(refused, write_config, phantoms, tmp_path):
+    config = write_config(phantoms)
+    place = f"sampling.c2pa_certificate={tmp_path / 'chain.pem'}"
+    assert "go together" in refused("run", config, "--set", place)
+    both = ("--set", place, "--set", f"sampling.c2pa_key={tmp_path / 'key.pem'}")
+    assert "chain.pem cannot be read" in refused("run", config, *both)
+
+
 def test_unknown_stage_and_backbone(refused, write_config, phantoms):
     config = write_config(phantoms)
     assert "choose one of cases, landmarks" in refused("run", config, "--until", "sleeping")
