@@ -17,8 +17,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.concept_data import prior_latents, read_latents
@@ -293,6 +291,10 @@ class _Attempt:
 
     def _describe(self, task: _Task, resolution_px: int) -> None:
         """Write the losses and the card."""
+        # Thirty megabytes that the training does without.
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         out_dir, losses = task.concept.out_dir, task.learner.losses
         table = pa.table({"step": np.arange(len(losses), dtype=np.int32), "loss": losses})
         pq.write_table(table, out_dir / "losses.parquet")
