@@ -13,7 +13,7 @@ from synth_pipeline import models
 from synth_pipeline.errors import InputError
 
 _LIBRARIES = {"libEGL.so.1": "libegl1", "libGLESv2.so.2": "libgles2", "libGL.so.1": "libgl1"}
-_NEEDED = ("torch", "diffusers", "transformers", "peft", "timm", "mediapipe", "prefect")
+_NEEDED = ("torch", "diffusers", "transformers", "timm", "mediapipe", "prefect")
 
 
 def examine(*, fetch: bool) -> int:

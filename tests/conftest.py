@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 # Before torch: two test processes with two threads each fight over two cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import pytest

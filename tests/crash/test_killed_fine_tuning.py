@@ -54,7 +54,7 @@ def test_killed_at_twenty_steps(method, tiny_base, phantom_files, tmp_path):
     images = next(iter(phantom_files.values()))[:4]
     # Processes that have imported torch already, so that a kill costs a fraction of a second.
     processes = get_context("forkserver")
-    processes.set_forkserver_preload(["synth_pipeline.dreambooth", "transformers", "peft"])
+    processes.set_forkserver_preload(["synth_pipeline.dreambooth", "transformers"])
 
     def run(place: Path, kill_at: int | None) -> int | None:
         arguments = (str(tiny_base), images, place, method, kill_at)
