@@ -13,13 +13,23 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Args:
         path: its folder exists.
         state: tensors, numbers, texts, and lists and dicts of them.
+
+    Raises:
+        OSError: the disk is full; the state that was there is as it was.
     """
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):
+            # torch complains of its own file when the disk refuses the bytes of it.
+            raise error.__context__ from None
+        raise
 
 
 def load(path: Path, identity: str) -> dict[str, Any] | None:

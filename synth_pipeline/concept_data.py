@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -61,18 +60,25 @@ def read_latents(
     return _encode(loaded.pipeline, torch.from_numpy(np.stack(pixels)))
 
 
-@lru_cache(maxsize=1)
-def prior_latents(loaded: LoadedBase, folder: Path, resolution_px: int) -> Latents:
+#: The last that were encoded; by value, so that no copy of a base model is kept alive.
+_prior: dict[tuple[str, Path, int], Latents] = {}
+
+
+def prior_latents(loaded: LoadedBase, identity: str, folder: Path, resolution_px: int) -> Latents:
     """Those of the class images, which all concepts share: encoded once in a process.
 
     Args:
         loaded: whose autoencoder encodes.
+        identity: of the base model.
         folder: a `class-images` artifact.
         resolution_px: width and height to train at.
     """
-    return read_latents(
-        loaded, sorted((folder / "images").glob("*.png")), resolution_px, "class images"
-    )
+    which = (identity, folder, resolution_px)
+    if which not in _prior:
+        images = sorted((folder / "images").glob("*.png"))
+        _prior.clear()
+        _prior[which] = read_latents(loaded, images, resolution_px, "class images")
+    return _prior[which]
 
 
 def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:

@@ -260,7 +260,7 @@ class _Attempt:
         prior = None
         if config.prior_weight:
             assert self.class_images is not None, "prior preservation needs class images"
-            prior = prior_latents(loaded, self.class_images, resolution_px)
+            prior = prior_latents(loaded, self.base.identity, self.class_images, resolution_px)
         unet = loaded.pipeline.unet
         trainer: Trainer = (
             LoraTrainer(loaded, config, [task.learner.seed for task in readable])

@@ -264,7 +264,7 @@ def test_prior_preservation_keeps_what_the_base_knew(learn, phantom_files, tmp_p
     drawing = SamplingConfig(steps=8, batch_size=6, guidance_scale=2.0, scheduler="base")
     sampling.run_class_images(config, drawing, base=embedded, seed=7, out_dir=made)
     loaded = load_base(embedded)
-    latents = prior_latents(loaded, made, loaded.resolution_px).mean
+    latents = prior_latents(loaded, embedded.identity, made, loaded.resolution_px).mean
     assert len(latents) == 6
 
     def lost():
