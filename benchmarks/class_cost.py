@@ -6,8 +6,8 @@ About half an hour on two cores. Three conditions of phantoms that the base neve
 of each. Both ways learn from the same number of pictures (1,000) and draw 100 images of each class:
 
 * the published way: UNet and text encoder in full, one picture a step, constant rate; images one
-  at a time, 30 steps, guidance scale 7.5. The rate is the best of four for this base
-  (`PUBLISHED_RATE`): the published 1e-6 was found for another one and teaches this one nothing;
+  at a time, 30 steps, guidance scale 7.5. The rate is the best of three for this base (of 3e-5,
+  1e-4 and 3e-4; the published 1e-6 was found for another base, and a smaller one wants more);
 * ours: `configs/phantom-20.yaml`, with the classes in one batch.
 
 The last line is JSON; `ratio` is seconds per class, theirs over ours; for each way, how many images
