@@ -173,10 +173,13 @@ class FullTrainer(Trainer):
         """
         with torch.no_grad():
             self.leaves[0].copy_(values[0])
+        # As large as the model, and done with: its memory serves the copies below.
+        self.leaves[0].grad = None
         for name in ("unet", "text_encoder"):
             module = getattr(self.pipeline, name)
             for weight in module.parameters():
                 # Out of the one piece again: a file holds each weight by itself.
+                weight.grad = None
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
             module.save_pretrained(out_dir / name, safe_serialization=True)
             # save_pretrained notes where the base was read from; a place is no content.

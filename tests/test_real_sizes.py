@@ -1,6 +1,6 @@
 """The architecture of Stable Diffusion 1.5 at its real sizes, with random weights.
 
-Slow and large (about eight minutes and 20 GB on two cores), so it runs when asked for:
+Slow and large (about five minutes and 20 GB on two cores), so it runs when asked for:
 `make test-slow`.
 """
 
