@@ -11,8 +11,9 @@ of each. Both ways learn from the same number of pictures (1,000) and draw 100 i
 * ours: `configs/phantom-20.yaml`, with the classes in one batch.
 
 The last line is JSON; `ratio` is seconds per class, theirs over ours; for each way, how many images
-show a face, the share whose nearest of twelve prototypes is their own, and the mean rank of their
-own (no face counts as last).
+show a face, the share whose nearest of twelve prototypes is their own, the mean rank of their own
+(no face counts as last), and their `spread`: how far they lie from the mean of their class, as a
+share of what the photos do (cheaper images that are all alike would be no gain).
 """
 
 import argparse
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks import published_way
-from synth_pipeline import dreambooth, landmarks, ranking, sampling
+from synth_pipeline import dreambooth, embeddings, landmarks, ranking, sampling
 from synth_pipeline.base_model import BaseModel, resolve_base
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.loaded_base import load_base, load_pipeline
@@ -167,11 +168,30 @@ def _quality(
     ranked.mkdir()
     ranking.run(config.ranking, real=real, synthetic=synthetic, out_dir=ranked)
     ranks = pq.read_table(ranked / "ranking.parquet")["true_class_rank"].to_pylist()
+    points = {name: _points(folder) for name, folder in real.items()}
+    labels = [number for number, faces in enumerate(points.values()) for _ in faces]
+    population = embeddings.fit(
+        config.ranking.embedding, np.concatenate(list(points.values())), labels
+    )
+    drawn_spread = np.mean([_spread(population.embed(_points(synthetic[name]))) for name in made])
+    photo_spread = np.mean([_spread(population.embed(points[name])) for name in made])
     return {
+        "spread": float(drawn_spread / photo_spread),
         "faces": float(np.mean([rank is not None for rank in ranks])),
         "top1": float(np.mean([rank == 1 for rank in ranks])),
         "mean_rank": float(np.mean([CONDITIONS if rank is None else rank for rank in ranks])),
     }
+
+
+def _points(folder: Path) -> np.ndarray:
+    table = landmarks.load(folder)
+    return table.points_px[table.found]
+
+
+def _spread(embedded_ND: np.ndarray) -> float:
+    """Root mean square distance from the mean, as a sample's standard deviation is taken."""
+    squared = ((embedded_ND - embedded_ND.mean(0)) ** 2).sum()
+    return float(np.sqrt(squared / (len(embedded_ND) - 1)))
 
 
 if __name__ == "__main__":

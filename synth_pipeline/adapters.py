@@ -167,10 +167,27 @@ def _added(layer: nn.Module, down: torch.Tensor, up: torch.Tensor) -> Callable[.
 
     def convolution(_: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         assert isinstance(layer, nn.Conv2d)
-        added = []
-        for x, a, b in zip(inputs[0].chunk(concepts), down, up, strict=True):
-            low = F.conv2d(x, a.to(x.dtype), None, layer.stride, layer.padding, layer.dilation)
-            added.append(F.conv2d(low, b.to(x.dtype)))
-        return output + torch.cat(added)
+        x_BKI, samples = _side_by_side(inputs[0], concepts)
+        # One convolution with a group for each concept, on channels that lie side by side.
+        low = F.conv2d(
+            x_BKI,
+            down.to(x_BKI.dtype).flatten(0, 1),
+            None,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            concepts,
+        )
+        low_NRP = low.unflatten(1, (concepts, -1)).transpose(0, 1).flatten(0, 1).flatten(2)
+        up_NOR = up.to(x_BKI.dtype).flatten(2).repeat_interleave(samples, dim=0)
+        return torch.baddbmm(output.flatten(2), up_NOR, low_NRP).view(output.shape)
 
     return linear if isinstance(layer, nn.Linear) else convolution
+
+
+def _side_by_side(x: torch.Tensor, concepts: int) -> tuple[torch.Tensor, int]:
+    """(K·B, C, H, W) to (B, K·C, H, W), and B."""
+    samples = len(x) // concepts
+    if concepts == 1:
+        return x, samples
+    return x.unflatten(0, (concepts, samples)).transpose(0, 1).flatten(1, 2), samples

@@ -132,6 +132,9 @@ class SamplingConfig(Section):
     images_per_class: int = Field(100, ge=1)
     steps: int = Field(30, ge=1)
     guidance_scale: float = Field(7.5, ge=1)
+    guided_share: float = Field(
+        1.0, gt=0, le=1, description="of the steps, from the first on: the last change little by it"
+    )
     scheduler: Literal["base", "dpmsolver++", "ddim"] = "dpmsolver++"
     vary: dict[str, tuple[str, ...]] = Field(
         {}, description="words added to the prompt: of each list one, by the image's seed"

@@ -221,7 +221,24 @@ class _Sampler:
                 latents=noise.to(self._loaded.accelerator.device),
                 num_inference_steps=self._config.steps,
                 guidance_scale=self._config.guidance_scale,
+                callback_on_step_end=self._unguide_in_time,
+                callback_on_step_end_tensor_inputs=["prompt_embeds"],
             ).images
+
+    def _unguide_in_time(
+        self,
+        pipeline: StableDiffusionPipeline,
+        step: int,
+        _time: torch.Tensor,
+        tensors: dict[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Leave out the guidance once the picture is decided: a later step takes half the time."""
+        guided = math.ceil(self._config.guided_share * self._config.steps)
+        if step + 1 == guided and pipeline.do_classifier_free_guidance:
+            # diffusers' own recipe for a guidance that changes on the way.
+            pipeline._guidance_scale = 1.0
+            tensors["prompt_embeds"] = tensors["prompt_embeds"].chunk(2)[1]
+        return tensors
 
 
 def _scheduler(pipeline: StableDiffusionPipeline, name: str):  # type: ignore[no-untyped-def]

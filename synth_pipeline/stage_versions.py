@@ -9,7 +9,7 @@ STAGE_VERSIONS = {
     "cases": 1,
     "landmarks": 1,
     "class-images": 1,
-    "dreambooth": 2,
+    "dreambooth": 3,
     "sampling": 2,
     "ranking": 1,
     "copies": 1,

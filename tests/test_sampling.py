@@ -8,7 +8,7 @@ from synth_pipeline import dreambooth, sampling
 from synth_pipeline.base_model import resolve_base
 from synth_pipeline.config import DreamBoothConfig, SamplingConfig
 from synth_pipeline.errors import StageError
-from synth_pipeline.loaded_base import is_out_of_memory
+from synth_pipeline.loaded_base import is_out_of_memory, load_base
 
 TUNING = DreamBoothConfig(steps=2, learning_rate=1e-3, rank=2)
 VARY = {"age": ("infant", "school age"), "light": ("daylight", "soft light", "lamp")}
@@ -87,6 +87,28 @@ def test_words_vary_with_the_seed_of_the_image_alone(draw, tiny_base):
     for row, ending in zip(rows, endings, strict=True):
         again = sampling.varied_prompt(settings, "x", row["seed"])
         assert tuple(again.split(", ")[1:]) == ending
+
+
+@pytest.mark.parametrize(
+    ("share", "sizes"), [(1.0, [4, 4, 4]), (0.5, [4, 4, 2]), (0.3, [4, 2, 2]), (1e-3, [4, 2, 2])]
+)
+def test_steps_without_guidance_run_the_network_once(draw, tiny_base, share, sizes):
+    """Two images of three steps: with guidance each is in the batch twice."""
+    seen = []
+    unet = load_base(resolve_base(str(tiny_base))).pipeline.unet
+    hook = unet.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    try:
+        draw(
+            str(tiny_base),
+            images_per_class=2,
+            oversample=1,
+            steps=3,
+            scheduler="base",
+            guided_share=share,
+        )
+    finally:
+        hook.remove()
+    assert seen[-3:] == sizes
 
 
 @pytest.mark.parametrize("most", [2, 1, 0])
