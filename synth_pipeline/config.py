@@ -15,7 +15,8 @@ from synth_pipeline.errors import InputError
 SPEED = "speed"
 _SPEED: dict[str, Any] = {"affects": SPEED}
 
-Embedding = Literal["five-point", "mesh"]
+Embedding = Literal["five-point", "mesh", "distances", "combined"]
+Strategy = Literal["top-per-class", "top-overall", "diverse"]
 LoraTargets = Literal["attention", "all"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Regime = Literal["real", "synthetic", "mixed"]
@@ -167,7 +168,7 @@ class SamplingConfig(Section):
 class RankingConfig(Section):
     """Landmark embedding and cosine ranking against class prototypes."""
 
-    embedding: Embedding = "mesh"
+    embedding: Embedding = "combined"
 
 
 class CopiesConfig(Section):
@@ -181,7 +182,7 @@ class CopiesConfig(Section):
 class SelectionConfig(Section):
     """Which synthetic images are trained on."""
 
-    strategy: Literal["top-per-class", "top-overall"] = "top-per-class"
+    strategy: Strategy = "top-per-class"
     scales: tuple[Scale, ...] = Field((0.5, 1.0), min_length=1)
 
 

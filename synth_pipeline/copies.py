@@ -1,8 +1,7 @@
 """The copy audit: which synthetic images show a training photo again.
 
-Two measures that a copy cannot easily escape together: a perceptual hash, which survives scaling,
-recompression and colour, and the correlation of small grey pictures. Each is also taken of the
-mirrored photo. The thresholds come from the real photos themselves: how near do photos of
+Each synthetic image is compared with every training photo and with its mirror image, by the
+measures of `likeness`. What counts as a copy is learned from the real photos: how near do photos of
 *different* people come to each other?
 """
 
@@ -15,19 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from synth_pipeline import landmarks, likeness
 from synth_pipeline.config import CopiesConfig
 from synth_pipeline.progress import Progress, silent
 
-_HASH_PX = 32
-_HASH_SIDE = 8
-_SMALL_PX = 32
 #: With fewer photos than this a quantile means nothing; the nearest pair is used instead.
 _PHOTOS_FOR_A_QUANTILE = 100
-#: The published rule of thumb for 64-bit perceptual hashes: up to 10 bits is the same picture.
-_LARGEST_HASH_THRESHOLD = 10
-_LARGEST_PIXEL_THRESHOLD = 0.10
+#: How far apart two pictures may at most be to count as copies, whatever the photos say. 10 bits of
+#: 64 is the published rule of thumb for perceptual hashes; the others were measured: 99 % of
+#: resized, recompressed, mirrored, turned and recoloured photos lie nearer (docs/decisions/0010).
+_LARGEST = {"hash": 10.0, "pixels": 0.10, "face": 0.10, "landmarks": 0.03}
 
 
 def run(
@@ -35,6 +32,9 @@ def run(
     *,
     real: Mapping[str, Sequence[tuple[str, str, Path]]],
     synthetic: Mapping[str, Sequence[tuple[int, Path]]],
+    real_landmarks: Mapping[str, Path],
+    synthetic_landmarks: Mapping[str, Path],
+    landmark_model: Path,
     out_dir: Path,
     progress: Progress = silent,
 ) -> dict[str, float]:
@@ -44,39 +44,54 @@ def run(
         config: how many false alarms are allowed.
         real: class id to (case id, subject id, file) of the training photos.
         synthetic: class id to (index, file) of the synthetic images.
+        real_landmarks: class id to the `landmarks` artifact of its training photos.
+        synthetic_landmarks: class id to the `landmarks` artifact of its synthetic images.
+        landmark_model: `face_landmarker.task`, which knows what lies across from what in a face.
         out_dir: an empty folder.
         progress: told after each class.
 
     Returns:
-        How many images were audited, and how many are copies.
+        How many images were audited, how many are copies, and how many cannot be read.
     """
     photos = [photo for name in sorted(real) for photo in real[name]]
-    hashes_R, small_R = _describe([path for _, _, path in photos])
-    mirrored = _describe([path for _, _, path in photos], mirror=True)
-    bits_RR, pixels_RR = _distances((hashes_R, small_R), (hashes_R, small_R), mirrored)
+    files = [path for _, _, path in photos]
+    points_px = np.concatenate(
+        [_points(real_landmarks[name], [c for c, _, _ in real[name]]) for name in sorted(real)]
+    )
+    gallery = Gallery(files, points_px, landmark_model)
     subjects = [subject for _, subject, _ in photos]
-    thresholds = _thresholds(config, subjects, bits_RR, pixels_RR)
-    most_bits, most_pixels = thresholds["hash_distance"], thresholds["pixel_distance"]
+    thresholds = calibrate(config, subjects, gallery.distances(gallery.photos))
     (out_dir / "thresholds.json").write_text(json.dumps(thresholds, indent=1) + "\n")
-    rows = []
-    copies = 0
+    rows: list[tuple[Any, ...]] = []
     for done, name in enumerate(sorted(synthetic), start=1):
-        described = _describe([path for _, path in synthetic[name]])
-        bits_SR, pixels_SR = _distances(described, (hashes_R, small_R), mirrored)
-        # In units of what is allowed, so that the photo named is the one that raises the alarm.
-        alike = np.minimum(bits_SR / (most_bits + 1), pixels_SR / max(most_pixels, 1e-9))
-        for place, (index, _) in enumerate(synthetic[name]):
-            nearest = int(np.argmin(alike[place]))
-            bits, pixels = int(bits_SR[place, nearest]), float(pixels_SR[place, nearest])
-            copy = bits <= most_bits or pixels <= most_pixels
-            copies += copy
-            rows.append((name, index, photos[nearest][0], bits, pixels, copy))
+        images = synthetic[name]
+        points_px = _points(synthetic_landmarks[name], [f"{index:05d}" for index, _ in images])
+        described = likeness.describe([path for _, path in images], points_px)
+        found = gallery.distances(described)
+        for place, nearest, is_copy in _nearest(found, thresholds):
+            values = (found[measure][place, nearest] for measure in likeness.MEASURES)
+            told = [None if np.isnan(value) else float(value) for value in values]
+            readable = bool(described.readable[place])
+            rows.append(
+                (
+                    name,
+                    images[place][0],
+                    photos[nearest][0] if readable else None,
+                    *told,
+                    is_copy if readable else None,
+                    int(described.hashes[place]) if readable else None,
+                )
+            )
         progress(done, len(synthetic), "classes")
     columns = [
         pa.array(c, kind) for c, kind in zip(zip(*rows, strict=True), _COPIES.types, strict=True)
     ]
     pq.write_table(pa.Table.from_arrays(columns, schema=_COPIES), out_dir / "copies.parquet")
-    return {"images": len(rows), "copies": copies}
+    return {
+        "images": len(rows),
+        "copies": sum(bool(row[-2]) for row in rows),
+        "unreadable": sum(row[-2] is None for row in rows),
+    }
 
 
 _COPIES = pa.schema(
@@ -84,111 +99,128 @@ _COPIES = pa.schema(
         ("class_id", pa.string()),
         ("index", pa.int32()),
         ("nearest_case_id", pa.string()),
-        ("hash_distance", pa.int32()),
-        ("pixel_distance", pa.float64()),
+        *((f"{measure}_distance", pa.float64()) for measure in likeness.MEASURES),
+        # Null where the file cannot be read.
         ("copy", pa.bool_()),
+        ("perceptual_hash", pa.uint64()),
     ]
 )
 
 
-def _thresholds(
-    config: CopiesConfig, subjects: Sequence[str], bits_RR: np.ndarray, pixels_RR: np.ndarray
+class Gallery:
+    """Photos that pictures are compared with, as they are and mirrored.
+
+    Args:
+        files: N photos.
+        points_px: (N, 478, 3) their landmarks, not-a-number without a face.
+        landmark_model: `face_landmarker.task`.
+
+    Attributes:
+        photos: the photos as they are.
+    """
+
+    def __init__(self, files: Sequence[Path], points_px: np.ndarray, landmark_model: Path) -> None:
+        self.photos = likeness.describe(files, points_px)
+        mirror = likeness.mirror_table(landmark_model)
+        self._mirrored = likeness.describe(files, points_px, mirror=mirror)
+        self._common = likeness.mean_face(self.photos, self._mirrored)
+
+    def distances(self, pictures: likeness.Described) -> dict[str, np.ndarray]:
+        """By measure (M, N) of M pictures, to each photo or its mirror image if that is nearer."""
+        straight = likeness.distances(pictures, self.photos, self._common)
+        mirrored = likeness.distances(pictures, self._mirrored, self._common)
+        return {name: np.fmin(straight[name], mirrored[name]) for name in straight}
+
+
+def calibrate(
+    config: CopiesConfig, subjects: Sequence[str], distances_RR: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """How near two pictures may be: nearer than photos of different people almost ever are.
 
     The statistic is each photo's distance to its nearest photo of another subject, mirrored or
     not, as an image's distance is to its nearest photo; the threshold lies just below its
     `false_alarm_rate` quantile. The nearest of 40 photos is no such quantile: taken alone it gave
-    6 % false alarms instead of 1 % (on phantoms). So where photos are few, the quantile of a
-    normal distribution fitted to the same distances (pixel distances: to their logarithms) counts
-    if it is lower; that gave 2 %.
+    6 % false alarms instead of 1 % (on phantoms). So where photos are few, the prediction of a
+    normal distribution fitted to the same distances (but for the hash, to their logarithms) counts
+    if it is lower; that gave 1 to 1.7 %, with 15 to 200 photos.
+
+    Args:
+        config: the rate, which the measures share.
+        subjects: who each of R photos shows.
+        distances_RR: by measure, between the photos.
+
+    Returns:
+        `<measure>_distance` for each measure, `photos`, and `calibration` in words.
     """
-    other = np.array([[a != b for b in subjects] for a in subjects])
-    has_other = other.any(1)
-    photos = int(has_other.sum())
-    if photos == 0:
-        return {
-            "hash_distance": _LARGEST_HASH_THRESHOLD,
-            "pixel_distance": _LARGEST_PIXEL_THRESHOLD,
-            "photos": 0,
-            "calibration": "none: all training photos show one subject",
-        }
-    bits = np.where(other, bits_RR, 65)[has_other].min(1)
-    pixels = np.where(other, pixels_RR, np.inf)[has_other].min(1)
-    rate = config.false_alarm_rate / 2  # two measures, either of which may raise the alarm
-    enough = photos >= _PHOTOS_FOR_A_QUANTILE
-    # An observed distance and never one between two: 0.1 + 0.9 bits is not a number of bits.
-    near_bits, near_pixels = (
-        float(np.quantile(values, rate if enough else 0, method="lower"))
-        for values in (bits, pixels)
-    )
-    most_bits, most_pixels = near_bits - 1, 0.95 * near_pixels
-    if photos * rate < 1:
-        most_bits = min(most_bits, _normal_quantile(bits, rate))
-        logarithms = np.log(np.maximum(pixels, 1e-9))
-        most_pixels = min(most_pixels, float(np.exp(_normal_quantile(logarithms, rate))))
-    calibration = f"quantile {rate:g}" if enough else "nearest pair of different subjects"
-    if photos * rate < 1:
-        calibration += f", or the normal quantile {rate:g} if lower: few photos"
-    return {
-        "hash_distance": int(np.clip(np.floor(most_bits), 0, _LARGEST_HASH_THRESHOLD)),
-        "pixel_distance": min(most_pixels, _LARGEST_PIXEL_THRESHOLD),
-        "photos": photos,
-        "calibration": calibration,
+    other_RR = np.array([[a != b for b in subjects] for a in subjects])
+    photos = int(other_RR.any(1).sum())
+    # Any of the measures may raise the alarm.
+    rate = config.false_alarm_rate / len(distances_RR)
+    found = {
+        f"{name}_distance": _threshold(name, values_RR, other_RR, rate)
+        for name, values_RR in distances_RR.items()
     }
+    if photos == 0:
+        words = "none: all training photos show one subject"
+    else:
+        enough = photos >= _PHOTOS_FOR_A_QUANTILE
+        words = f"quantile {rate:g}" if enough else "nearest pair of different subjects"
+        if photos * rate < 1:
+            words += ", or the normal prediction if lower: few photos"
+    return {**found, "photos": photos, "calibration": words}
 
 
-def _normal_quantile(values: np.ndarray, rate: float) -> float:
-    return float(values.mean() + NormalDist().inv_cdf(rate) * values.std(ddof=1))
+def _threshold(name: str, values_RR: np.ndarray, other_RR: np.ndarray, rate: float) -> float:
+    nearest = np.where(other_RR & ~np.isnan(values_RR), values_RR, np.inf).min(1)
+    nearest = nearest[np.isfinite(nearest)]
+    if not len(nearest):
+        return _LARGEST[name]
+    enough = len(nearest) >= _PHOTOS_FOR_A_QUANTILE
+    # An observed distance and never one between two: 0.1 + 0.9 bits is not a number of bits.
+    near = float(np.quantile(nearest, rate if enough else 0, method="lower"))
+    bits = name == "hash"
+    most = near - 1 if bits else 0.95 * near
+    if len(nearest) * rate < 1 and len(nearest) > 1:
+        values = nearest if bits else np.log(np.maximum(nearest, 1e-9))
+        low = float(values.mean() - _deviations(len(values), rate) * values.std(ddof=1))
+        most = min(most, low if bits else float(np.exp(low)))
+    return float(np.clip(np.floor(most), 0, _LARGEST[name])) if bits else min(most, _LARGEST[name])
 
 
-def _describe(paths: Sequence[Path], mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 64) bool hashes and (N, 1024) float32 standardised small pictures."""
-    hashes, small = [], []
-    for path in paths:
-        with Image.open(path) as opened:
-            grey = opened.convert("L")
-        if mirror:
-            grey = grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        hashes.append(_perceptual_hash(grey))
-        pixels = np.asarray(grey.resize((_SMALL_PX, _SMALL_PX), Image.Resampling.BOX), np.float32)
-        centred = pixels.ravel() - pixels.mean()
-        small.append(centred / max(float(np.linalg.norm(centred)), 1e-6))
-    return np.stack(hashes), np.stack(small)
+def _deviations(count: int, rate: float) -> float:
+    """How many sample deviations below the mean a next value lies with this probability.
+
+    Student's t of a prediction, expanded in 1/freedom (Fisher and Cornish 1960, to the second
+    order). Nearest neighbours come in pairs, so half as many count.
+    """
+    freedom = max(count / 2 - 1, 1)
+    z = -NormalDist().inv_cdf(rate)
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return t * (1 + 2 / count) ** 0.5
 
 
-def _perceptual_hash(grey: Image.Image) -> np.ndarray:
-    """(64,) bool: signs of low frequencies against their median (Zauner 2010, section 3.2.1)."""
-    pixels = np.asarray(grey.resize((_HASH_PX, _HASH_PX), Image.Resampling.LANCZOS), np.float64)
-    low = _COSINES @ pixels @ _COSINES.T
-    return (low > np.median(low.ravel()[1:])).ravel()
+def _nearest(
+    distances_SR: Mapping[str, np.ndarray], thresholds: Mapping[str, Any]
+) -> list[tuple[int, int, bool]]:
+    """Of each picture its place, that of the photo most alike, and whether it is a copy of it.
+
+    In units of what is allowed, so that the photo named is the one that raises the alarm.
+    """
+    alike = np.fmin.reduce(
+        [
+            values / (thresholds["hash_distance"] + 0.5)
+            if name == "hash"
+            else values / max(thresholds[f"{name}_distance"], 1e-9)
+            for name, values in distances_SR.items()
+        ]
+    )
+    alike = np.where(np.isnan(alike), np.inf, alike)
+    nearest = alike.argmin(1)
+    return [(s, int(r), bool(alike[s, r] <= 1)) for s, r in enumerate(nearest)]
 
 
-def _cosines() -> np.ndarray:
-    """The first eight rows of a 32-point discrete cosine transform; (8, 32)."""
-    k, n = np.arange(_HASH_SIDE)[:, None], np.arange(_HASH_PX)
-    return np.cos(np.pi * (n + 0.5) * k / _HASH_PX)
-
-
-_COSINES = _cosines()
-
-
-def _distances(
-    a: tuple[np.ndarray, np.ndarray],
-    b: tuple[np.ndarray, np.ndarray],
-    b_mirrored: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N, M) differing bits and (N, M) pixel distances, to `b` or its mirror if that is nearer."""
-    bits = np.minimum(_bits(a[0], b[0]), _bits(a[0], b_mirrored[0]))
-    return bits, np.minimum(_apart(a[1], b[1]), _apart(a[1], b_mirrored[1]))
-
-
-def _bits(a_NB: np.ndarray, b_MB: np.ndarray) -> np.ndarray:
-    """(N, M) number of bits that differ."""
-    a, b = a_NB.astype(np.float32), b_MB.astype(np.float32)
-    return (a @ (1 - b).T + (1 - a) @ b.T).round().astype(np.int64)
-
-
-def _apart(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
-    """(N, M) one minus correlation: 0 the same picture, 1 unrelated."""
-    return 1 - a_ND @ b_MD.T
+def _points(folder: Path, wanted: Sequence[str]) -> np.ndarray:
+    """(N, 478, 3) landmarks of images by their ids."""
+    table = landmarks.load(folder)
+    places = {image_id: place for place, image_id in enumerate(table.image_ids)}
+    return table.points_px[[places[each] for each in wanted]]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synth_pipeline import measures
 from synth_pipeline.config import Embedding
 from synth_pipeline.errors import InputError
 
@@ -19,8 +20,10 @@ _FIVE = (468, 473, 4, 61, 291)
 _MESH_POINTS = 468
 _ROUNDS = 3
 #: Directions of shape that are kept, where there are faces enough to know them.
-_DIRECTIONS = 40
+_DIRECTIONS = 60
 _SHRINKAGE = 0.1
+#: The least standard deviation by which a measure is divided, as a share of the usual one.
+_FLOOR = 0.2
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Population:
     """What the real training photos have in common; embeds any face against it.
 
     Attributes:
-        reference: (468, 3) mean shape that others are aligned to (`mesh` only).
+        reference: (468, 3) mean shape that others are aligned to (`mesh` and `combined`).
         mean: (F,) of the raw features over the training photos.
         projection: (F, D) from centred features to the embedding.
     """
@@ -56,8 +59,9 @@ def fit(embedding: Embedding, points_px: np.ndarray, labels: Sequence[int]) -> P
 
     `five-point` is RDFace's: the 25 pairwise distances of five landmarks, here centred and scaled
     by the population. `mesh` takes all points after a similarity alignment in three dimensions,
-    keeps the directions in which faces vary most, and whitens them by the covariance within
-    classes (linear discriminant analysis, Fisher 1936), shrunk towards a sphere.
+    `distances` the named measures of `measures`, each in standard deviations, `combined` both with
+    equal weight. These keep the directions in which faces vary most, and whiten them by the
+    covariance within classes (linear discriminant analysis, Fisher 1936), shrunk towards a sphere.
 
     Args:
         embedding: which one.
@@ -69,7 +73,7 @@ def fit(embedding: Embedding, points_px: np.ndarray, labels: Sequence[int]) -> P
     """
     points = points_px.astype(np.float64)
     reference = _normalised(points[:1, :_MESH_POINTS])[0]
-    if embedding == "mesh":
+    if embedding in ("mesh", "combined"):
         # Generalised Procrustes analysis (Gower 1975): align to the mean, and again to the new one.
         for _ in range(_ROUNDS):
             aligned = _aligned(points[:, :_MESH_POINTS], reference)
@@ -82,12 +86,26 @@ def fit(embedding: Embedding, points_px: np.ndarray, labels: Sequence[int]) -> P
             "The landmarks of all training photos are the same, so no class can be told from "
             "another; look whether cases.source holds one photo many times."
         )
+    scale = _scale(embedding, centred)
     if embedding == "five-point":
-        deviation = centred.std(0)
-        # Never divide by next to nothing: the diagonal of the 25 distances is always zero.
-        floor = 0.2 * float(np.sqrt((deviation**2).mean()))
-        return Population(embedding, reference, mean, np.diag(1 / np.maximum(deviation, floor)))
-    return Population(embedding, reference, mean, _discriminant(centred, np.asarray(labels)))
+        return Population(embedding, reference, mean, np.diag(scale))
+    projection = _discriminant(centred * scale, np.asarray(labels))
+    return Population(embedding, reference, mean, scale[:, None] * projection)
+
+
+def _scale(embedding: Embedding, centred: np.ndarray) -> np.ndarray:
+    """(F,) what features are multiplied by before directions are looked for among them."""
+    if embedding == "mesh":
+        return np.ones(centred.shape[1])
+    if embedding == "combined":
+        # Both parts vary by 1 in all.
+        points, named = np.split(centred, [3 * _MESH_POINTS], axis=1)
+        whole = np.full(points.shape[1], 1 / max(float(np.sqrt(points.var(0).sum())), 1e-12))
+        single = _scale("distances", named)
+        return np.concatenate([whole, single / np.sqrt((named * single).var(0).sum())])
+    deviation = centred.std(0)
+    # Never divide by next to nothing: the diagonal of the 25 distances is always zero.
+    return 1 / np.maximum(deviation, _FLOOR * float(np.sqrt((deviation**2).mean())))
 
 
 def _discriminant(centred: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -123,8 +141,13 @@ def _features(embedding: Embedding, points_px: np.ndarray, reference: np.ndarray
     points = points_px.astype(np.float64)
     if embedding == "five-point":
         return _five_point(points)
+    if embedding == "distances":
+        return measures.measure(points)
     # Not -1: there may be no face at all, when none of a class's images shows one.
-    return _aligned(points[:, :_MESH_POINTS], reference).reshape(len(points), 3 * _MESH_POINTS)
+    mesh = _aligned(points[:, :_MESH_POINTS], reference).reshape(len(points), 3 * _MESH_POINTS)
+    if embedding == "mesh":
+        return mesh
+    return np.concatenate([mesh, measures.measure(points)], axis=1)
 
 
 def _five_point(points: np.ndarray) -> np.ndarray:

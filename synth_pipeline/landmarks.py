@@ -1,14 +1,11 @@
-"""MediaPipe's face mesh: 478 points of the largest face in each image."""
+"""Face meshes of many images, on all cores, as one table."""
 
-import ctypes
-import errno
+import logging
 import os
-import platform
-import struct
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from synth_pipeline.errors import ClassFailedError, StageError
+from synth_pipeline import measures
+from synth_pipeline.errors import ClassFailedError
+from synth_pipeline.face_mesh import POINTS, FaceMesh, face_mesh
 from synth_pipeline.progress import Progress, silent
 
-POINTS = 478
-_MOST_FACES = 5
+logger = logging.getLogger("synth_pipeline")
 
-# Of each architecture: its number in the audit interface, and its system call `socket`.
-_SOCKET_CALL = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
-_AF_INET, _AF_INET6 = 2, 10
-# Classic BPF (linux/bpf_common.h) and what a filter answers (linux/seccomp.h).
-_LOAD, _IF_EQUAL, _ANSWER = 0x20, 0x15, 0x06
-_ALLOW, _FAIL = 0x7FFF0000, 0x00050000
-# Offsets in `struct seccomp_data`.
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+#: A worker costs a tenth of a second to begin: less than this many images do not pay for it.
+_IMAGES_FOR_A_WORKER = 8
+#: More cores than this find no more faces a second: Python's own part runs on one at a time.
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -58,9 +51,14 @@ def run(
     out_dir: Path,
     class_id: str,
     require_face: bool,
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
     """Write `landmarks.parquet` for images of one class.
+
+    The table holds, for each image, whether it could be read, its size, how many faces it shows,
+    and of the largest the points, the detector's confidence and the head's pose in degrees (see
+    `measures.pose`). How many workers look for faces never changes it.
 
     Args:
         images: id and file of each, RGB.
@@ -69,32 +67,28 @@ def run(
         class_id: for the message.
         require_face: whether a class without any face is an error (real photos), or only a fact
             (synthetic images).
+        workers: threads that look for faces; one for each core by default.
         progress: told after each image.
 
     Returns:
-        How many images there were, and in how many a face was found.
+        How many images there were, in how many a face was found, and how many cannot be read.
 
     Raises:
         ClassFailedError: `require_face`, and there is no face in any image.
         StageError: this system cannot keep MediaPipe from reporting its use to Google.
     """
-    rows = []
-    with _detector(model) as detect:
-        for done, (image_id, path) in enumerate(images, start=1):
-            with Image.open(path) as opened:
-                pixels_HWC = np.asarray(opened.convert("RGB"))
-            points_px, faces = _largest_face(detect, pixels_HWC)
-            rows.append(
-                {
-                    "image_id": image_id,
-                    "found": points_px is not None,
-                    "faces": faces,
-                    "width_px": pixels_HWC.shape[1],
-                    "height_px": pixels_HWC.shape[0],
-                    "points": None if points_px is None else points_px.ravel(),
-                }
-            )
+    rows: list[dict[str, Any]] = [{} for _ in images]
+    with ExitStack() as stack:
+        meshes = [
+            stack.enter_context(face_mesh(model))
+            for _ in range(workers or _workers_for(len(images)))
+        ]
+        for done, (place, row) in enumerate(_shared_out(meshes, images), start=1):
+            rows[place] = row
             progress(done, len(images), "")
+    broken = [row["image_id"] for row in rows if not row["readable"]]
+    if broken:
+        logger.warning("class %s: cannot read %s", class_id, ", ".join(broken))
     found = sum(row["found"] for row in rows)
     if require_face and not found:
         raise ClassFailedError(
@@ -103,14 +97,19 @@ def run(
             "add a photo that shows the face from the front, or leave the class out.",
         )
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "landmarks.parquet")
-    return {"images": len(rows), "found": found}
+    return {"images": len(rows), "found": found, "unreadable": len(broken)}
 
 
 _SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
+        ("readable", pa.bool_()),
         ("found", pa.bool_()),
         ("faces", pa.int32()),
+        ("confidence", pa.float32()),
+        ("yaw_deg", pa.float32()),
+        ("pitch_deg", pa.float32()),
+        ("roll_deg", pa.float32()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
         ("points", pa.list_(pa.float32())),
@@ -120,7 +119,7 @@ _SCHEMA = pa.schema(
 
 def load(folder: Path) -> LandmarkTable:
     """Read a `landmarks` artifact."""
-    table = pq.read_table(folder / "landmarks.parquet")
+    table = pq.read_table(folder / "landmarks.parquet", columns=["image_id", "found", "points"])
     found = table["found"].to_numpy()
     points_px = np.full((len(found), POINTS, 3), np.nan, np.float32)
     for place, row in enumerate(table["points"]):
@@ -129,149 +128,63 @@ def load(folder: Path) -> LandmarkTable:
     return LandmarkTable(tuple(table["image_id"].to_pylist()), found, points_px)
 
 
-@contextmanager
-def face_finder(model: Path) -> Iterator[Callable[[np.ndarray], bool]]:
-    """A function that tells whether (H, W, 3) uint8 pixels hold a face, as `run` sees it.
-
-    Args:
-        model: `face_landmarker.task`.
-
-    Raises:
-        StageError: as of `run`.
-    """
-    with _detector(model) as detect:
-        yield lambda pixels_HWC: _largest_face(detect, pixels_HWC)[0] is not None
+def _workers_for(images: int) -> int:
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, _MOST_WORKERS, images // _IMAGES_FOR_A_WORKER))
 
 
-@contextmanager
-def _detector(model: Path) -> Iterator[Any]:
-    """A function from (H, W, 3) uint8 to MediaPipe's result; all of it runs offline."""
-    with _offline_worker() as worker:
-        landmarker, image = worker.submit(_landmarker, model).result()
+def _shared_out(
+    meshes: Sequence[FaceMesh], images: Sequence[tuple[str, Path]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Place and row of each image, as they are done, by whoever is free."""
+    waiting = iter(enumerate(images))
+    lock = threading.Lock()
+    done: queue.Queue[tuple[int, dict[str, Any]] | BaseException] = queue.Queue()
+    stopped = threading.Event()
+
+    def work(mesh: FaceMesh) -> None:
         try:
-            yield lambda pixels: worker.submit(landmarker.detect, image(pixels)).result()
-        finally:
-            # Closed by hand: left to the interpreter's end, it prints a traceback.
-            worker.submit(landmarker.close).result()
+            while not stopped.is_set():
+                with lock:
+                    place, image = next(waiting, (None, None))
+                if place is None or image is None:
+                    return
+                done.put((place, _row(mesh, *image)))
+        except BaseException as error:  # raised where the rows are awaited
+            done.put(error)
 
-
-def _landmarker(model: Path) -> tuple[Any, Callable[[np.ndarray], Any]]:
-    """MediaPipe's detector, and a function that wraps (H, W, 3) uint8 pixels for it."""
-    import mediapipe as mp
-    from mediapipe.tasks.python import BaseOptions, vision
-
-    def image(pixels: np.ndarray) -> Any:
-        return mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
-
-    options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_path=str(model)), num_faces=_MOST_FACES
-    )
-    with _quiet():
-        landmarker = vision.FaceLandmarker.create_from_options(options)
-        # The graph is built, and its notices written, with the first picture.
-        landmarker.detect(image(np.zeros((64, 64, 3), np.uint8)))
-    return landmarker, image
-
-
-class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-
-def _offline_worker() -> ThreadPoolExecutor:
-    """One thread that cannot reach the internet; the threads that it starts cannot either.
-
-    MediaPipe 1.2.2 reports its use to https://play.googleapis.com/log (its privacy notice of June
-    2026; google-ai-edge/mediapipe issue 6291). Measured: none of its options keeps it from looking
-    that address up, and it reads no environment variable for it. So the kernel forbids it. Other
-    threads keep their network, and a caller's progress may need it.
-
-    Raises:
-        StageError: this system cannot forbid it, so the work must not be done here.
-    """
-    if sys.platform != "linux" or platform.machine() not in _SOCKET_CALL:
-        raise StageError(
-            "MediaPipe reports its use to Google, and only Linux on x86_64 or aarch64 lets us "
-            "forbid it; find the landmarks there, for instance in a container."
-        )
-    worker = ThreadPoolExecutor(1, thread_name_prefix="offline")
+    for mesh in meshes:
+        mesh.worker.submit(work, mesh)
     try:
-        worker.submit(_forbid_internet).result()
-    except OSError as error:
-        worker.shutdown()
-        raise StageError(
-            f"The kernel refused a seccomp filter ({error.strerror}), without which MediaPipe "
-            "would report its use to Google; allow seccomp in this container."
-        ) from None
-    return worker
-
-
-def _forbid_internet() -> None:
-    """Let `socket` fail for IPv4 and IPv6, in this thread and those that it starts, for good."""
-    architecture, socket_call = _SOCKET_CALL[platform.machine()]
-    # The two numbers after a comparison are how many lines to skip if equal, and if not.
-    lines = [
-        (_LOAD, 0, 0, _ARCHITECTURE),
-        (_IF_EQUAL, 0, 6, architecture),
-        (_LOAD, 0, 0, _NUMBER),
-        (_IF_EQUAL, 0, 4, socket_call),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_IF_EQUAL, 1, 0, _AF_INET),
-        (_IF_EQUAL, 0, 1, _AF_INET6),
-        (_ANSWER, 0, 0, _FAIL | errno.EACCES),
-        (_ANSWER, 0, 0, _ALLOW),
-    ]
-    code = b"".join(struct.pack("<HBBI", *line) for line in lines)
-    kept = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(lines), ctypes.addressof(kept))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for arguments in (
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0),
-    ):
-        if libc.prctl(*arguments):
-            number = ctypes.get_errno()
-            raise OSError(number, errno.errorcode.get(number, str(number)))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MediaPipe's C++ notices off the terminal; no setting of its own does that."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
+        for _ in images:
+            answer = done.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        stopped.set()
 
 
-def _largest_face(detect: Any, pixels_HWC: np.ndarray) -> tuple[np.ndarray | None, int]:
-    """(478, 3) float32 pixels of the largest face, or none; and the number of faces."""
-    faces = _faces(detect, pixels_HWC, 0)
-    if not faces:
-        # A tight crop: the detector wants some room around a face.
-        margin = max(pixels_HWC.shape[:2]) // 2
-        padded = np.pad(pixels_HWC, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-        faces = _faces(detect, padded, margin)
-    if not faces:
-        return None, 0
-    areas = [float(np.prod(np.ptp(face[:, :2], axis=0))) for face in faces]
-    return faces[int(np.argmax(areas))], len(faces)
-
-
-def _faces(detect: Any, pixels_HWC: np.ndarray, margin_px: int) -> list[np.ndarray]:
-    height_px, width_px = pixels_HWC.shape[:2]
-    return [
-        np.array(
-            [
-                # z is given in the unit of x, which is the image's width.
-                (p.x * width_px - margin_px, p.y * height_px - margin_px, p.z * width_px)
-                for p in face
-            ],
-            np.float32,
-        )
-        for face in detect(pixels_HWC).face_landmarks
-    ]
+def _row(mesh: FaceMesh, image_id: str, path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"image_id": image_id, "readable": True, "found": False, "faces": 0}
+    try:
+        with Image.open(path) as opened:
+            pixels_HWC = np.asarray(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        # What Pillow raises for a file that is cut short or was never an image.
+        return {**row, "readable": False}
+    row.update(width_px=pixels_HWC.shape[1], height_px=pixels_HWC.shape[0])
+    face = mesh.find_here(pixels_HWC)
+    if face is None:
+        return row
+    yaw, pitch, roll = measures.pose(face.points_px[None])[0]
+    return {
+        **row,
+        "found": True,
+        "faces": face.faces,
+        "confidence": face.confidence,
+        "yaw_deg": yaw,
+        "pitch_deg": pitch,
+        "roll_deg": roll,
+        "points": face.points_px.ravel(),
+    }

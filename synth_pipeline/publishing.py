@@ -122,9 +122,11 @@ def shortage(study: Study, classes: Sequence[str]) -> str:
     if not found["missing"]:
         return ""
     generated = len(classes) * study.config.sampling.images_per_class
+    selected, alike = found["selected"], found["eligible"] - found["selected"]
+    different = f" ({alike} more are near-duplicates)" if alike else ""
     return (
-        f"Only {found['eligible']} of {generated} synthetic images show a face and passed the "
-        f"copy audit, so a scale beyond {found['eligible']} trains on {found['eligible']}."
+        f"Only {selected} of {generated} synthetic images show a face and passed the copy audit"
+        f"{different}, so a scale beyond {selected} trains on {selected}."
     )
 
 

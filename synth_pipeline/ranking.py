@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth_pipeline import embeddings, landmarks
+from synth_pipeline import embeddings, landmarks, measures
 from synth_pipeline.config import RankingConfig
 from synth_pipeline.errors import InputError
 
@@ -23,7 +23,11 @@ def run(
     synthetic: Mapping[str, Path],
     out_dir: Path,
 ) -> dict[str, float]:
-    """Write `ranking.parquet` and `prototypes.parquet`.
+    """Write `ranking.parquet`, `prototypes.parquet` and `embeddings.parquet`.
+
+    Of each synthetic image with a face: cosine and Euclidean distance to the prototype of its own
+    class, the rank of that class among all (1 is the best), and `pulled_away_by`: up to three
+    measures that lie furthest from the class's mean, in standard deviations within classes.
 
     Args:
         config: which embedding.
@@ -47,23 +51,26 @@ def run(
     everybody = np.concatenate([faces[name] for name in classes])
     population = embeddings.fit(config.embedding, everybody, labels)
     prototypes_CD = np.stack([population.embed(faces[name]).mean(0) for name in classes])
-    rows = []
+    usual = _Usual({name: measures.measure(faces[name]) for name in classes})
+    rows, embedded = [], []
     for own, name in enumerate(classes):
         table = _in_order(landmarks.load(synthetic[name]))
         embedded_ND = population.embed(table.points_px[table.found])
+        embedded.append(embedded_ND)
         cosines_NC = embeddings.cosine(embedded_ND, prototypes_CD)
         distances_N = np.linalg.norm(embedded_ND - prototypes_CD[own], axis=1)
         # Strictly nearer classes count, so a tie never hangs on the classes' order.
         ranks_N = 1 + (cosines_NC > cosines_NC[:, own : own + 1]).sum(1)
-        values = iter(zip(cosines_NC[:, own], distances_N, ranks_N, strict=True))
+        away_N = usual.away(name, measures.measure(table.points_px[table.found]))
+        values = iter(zip(cosines_NC[:, own], distances_N, ranks_N, away_N, strict=True))
         for image_id, found in zip(table.image_ids, table.found, strict=True):
-            cosine, distance, rank = next(values) if found else (None, None, None)
-            rows.append((name, int(image_id), bool(found), cosine, distance, rank))
+            rows.append((name, int(image_id), bool(found), *(next(values) if found else _NOTHING)))
     columns = list(zip(*rows, strict=True))
     arrays = [pa.array(column, kind) for column, kind in zip(columns, _RANKING.types, strict=True)]
     table_out = pa.Table.from_arrays(arrays, schema=_RANKING)
     pq.write_table(table_out, out_dir / "ranking.parquet")
     _write_prototypes(classes, faces, prototypes_CD, out_dir)
+    _write_embeddings(table_out, np.concatenate(embedded), out_dir)
     found = [row for row in rows if row[2]]
     return {
         "found": len(found) / max(len(rows), 1),
@@ -86,8 +93,43 @@ _RANKING = pa.schema(
         ("cosine", pa.float64()),
         ("euclidean", pa.float64()),
         ("true_class_rank", pa.int32()),
+        ("pulled_away_by", pa.list_(pa.string())),
     ]
 )
+#: Where there is no face.
+_NOTHING = (None, None, None, None)
+#: A measure that lies less than this many standard deviations off pulls nothing away.
+_AWAY_SD = 1.5
+_MOST_NAMED = 3
+
+
+class _Usual:
+    """What the training photos measure: a mean for each class, and how far classes spread.
+
+    Args:
+        measured: class id to (N, M) measures of its photos.
+    """
+
+    def __init__(self, measured: Mapping[str, np.ndarray]) -> None:
+        self._means = {name: values.mean(0) for name, values in measured.items()}
+        freedom = sum(len(values) - 1 for values in measured.values())
+        everything = np.concatenate(list(measured.values()))
+        if freedom:
+            centred = [values - self._means[name] for name, values in measured.items()]
+            spread = np.sqrt((np.concatenate(centred) ** 2).sum(0) / freedom)
+        else:
+            # One photo of each class: nothing is known but how people differ.
+            spread = everything.std(0)
+        self._spread = np.maximum(spread, 1e-9)
+
+    def away(self, name: str, measured_NM: np.ndarray) -> list[list[str]]:
+        """Of each image, the measures furthest off, such as "nasal width +2.4"."""
+        off_NM = (measured_NM - self._means[name]) / self._spread
+        furthest_NM = np.argsort(-np.abs(off_NM), axis=1, kind="stable")[:, :_MOST_NAMED]
+        return [
+            [f"{measures.NAMES[m]} {off[m]:+.1f}" for m in furthest if abs(off[m]) >= _AWAY_SD]
+            for off, furthest in zip(off_NM, furthest_NM, strict=True)
+        ]
 
 
 def _write_prototypes(
@@ -102,3 +144,24 @@ def _write_prototypes(
         }
     )
     pq.write_table(table, out_dir / "prototypes.parquet")
+
+
+def _write_embeddings(ranking: pa.Table, embedded_ND: np.ndarray, out_dir: Path) -> None:
+    """Of every synthetic image with a face, in the order of the ranking."""
+    values = pa.array(embedded_ND.astype(np.float32).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(values, embedded_ND.shape[1])
+    table = ranking.filter(ranking["found"]).select(["class_id", "index"])
+    pq.write_table(table.append_column("embedding", vectors), out_dir / "embeddings.parquet")
+
+
+def load_embeddings(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By class, of a `ranking` artifact: (N,) index and (N, D) embedding of images with a face."""
+    table = pq.read_table(folder / "embeddings.parquet")
+    vectors = table["embedding"].combine_chunks()
+    embedded_ND = vectors.flatten().to_numpy().reshape(len(vectors), -1).astype(np.float64)
+    index_N, class_N = table["index"].to_numpy(), table["class_id"].to_numpy()
+    found = {}
+    for name in np.unique(class_N):
+        own_N = class_N == name
+        found[str(name)] = (index_N[own_N], embedded_ND[own_N])
+    return found

@@ -22,11 +22,12 @@ from diffusers import (
 from PIL import Image, PngImagePlugin
 from transformers import CLIPTextModel
 
-from synth_pipeline import adapters, landmarks
+from synth_pipeline import adapters
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.config import DreamBoothConfig, SamplingConfig
 from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import StageError
+from synth_pipeline.face_mesh import face_mesh
 from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.seeds import derived_seed
@@ -93,11 +94,11 @@ def run(
     (out_dir / "images").mkdir()
     with (
         _with_concept(loaded.pipeline, concept_dir) as pipeline,
-        landmarks.face_finder(landmark_model) if landmark_model else nullcontext() as has_face,
+        face_mesh(landmark_model) if landmark_model else nullcontext() as mesh,
     ):
         sampler = _Sampler(config, loaded, pipeline)
         wanted, most = config.images_per_class, config.images_per_class
-        if has_face:
+        if mesh:
             most = math.ceil(wanted * config.oversample)
         shown = wanted
         while (missing := wanted - sum(row["face"] is not False for row in rows)) and (
@@ -115,7 +116,7 @@ def run(
                     about = {"class_id": class_id, "class_name": class_name}
                     about["base_model"] = base.identity
                     row = _save(what, image, about, out_dir, signer)
-                    row["face"] = has_face(np.asarray(image)) if has_face else None
+                    row["face"] = mesh.find(np.asarray(image)) is not None if mesh else None
                     rows.append(row)
                 progress(len(rows), shown, "images")
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "samples.parquet")

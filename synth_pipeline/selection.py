@@ -1,4 +1,4 @@
-"""Which synthetic images are trained on: the best by cosine, at several scales.
+"""Which synthetic images are trained on, at several scales.
 
 Not eligible are images without a face and images that the copy audit withholds. Scales are nested:
 the larger contain the smaller.
@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synth_pipeline import diversity, ranking
 from synth_pipeline.config import SelectionConfig
 from synth_pipeline.errors import InputError
 
@@ -23,6 +25,7 @@ class Pick:
     class_id: str
     index: int
     cosine: float
+    rank: int
     sha256: str
 
 
@@ -60,7 +63,9 @@ def run(
 
     `top-per-class`, what the paper's text says: every class gives its best, one each in turn, so
     that classes stay balanced at every scale. `top-overall`, the published settings: the best of
-    all classes together, which unbalances them as the scale shrinks.
+    all classes together, which unbalances them as the scale shrinks. `diverse`: every class in turn
+    gives the image that adds most to what it has shown (`diversity`), near-duplicates left out; an
+    image counts by its cosine, divided by the rank of its true class.
 
     Args:
         config: strategy and scales.
@@ -70,31 +75,29 @@ def run(
         out_dir: an empty folder.
 
     Returns:
-        How many images are eligible, how many the largest scale lacks, and how many classes have
-        fewer eligible images than an even share of it, so that others stand in for them.
+        How many images are eligible, how many are selected, how many the largest scale lacks, and
+        how many classes have fewer eligible images than an even share of it, so that others stand
+        in for them.
 
     Raises:
         InputError: no image is eligible.
     """
-    withheld = {
-        (row["class_id"], row["index"])
-        for row in pq.read_table(copies_dir / "copies.parquet").to_pylist()
-        if row["copy"]
-    }
-    eligible: dict[str, list[Pick]] = {name: [] for name, _ in sha256}
-    for row in pq.read_table(ranking_dir / "ranking.parquet").to_pylist():
-        place = (row["class_id"], row["index"])
-        if row["found"] and place not in withheld:
-            eligible[row["class_id"]].append(Pick(*place, row["cosine"], sha256[place]))
+    eligible = _eligible(ranking_dir, copies_dir, sha256)
     if not any(eligible.values()):
         raise InputError(
             "No synthetic image has a face and passed the copy audit; look at the images, then "
             "raise dreambooth.steps or choose another base model."
         )
+    count = sum(len(picks) for picks in eligible.values())
+    scales = resolve_scales(config.scales, len(sha256))
     for picks in eligible.values():
         picks.sort(key=_best_first)
-    ordered = _in_turn(eligible) if config.strategy == "top-per-class" else _all_together(eligible)
-    scales = resolve_scales(config.scales, len(sha256))
+    if config.strategy == "top-overall":
+        ordered = _all_together(eligible)
+    elif config.strategy == "top-per-class":
+        ordered = _in_turn(eligible)
+    else:
+        ordered = _in_turn(_diverse(eligible, ranking_dir, copies_dir, most=scales[-1]))
     rows = [
         {
             "scale": scale,
@@ -102,6 +105,7 @@ def run(
             "class_id": pick.class_id,
             "index": pick.index,
             "cosine": pick.cosine,
+            "true_class_rank": pick.rank,
             "sha256": pick.sha256,
         }
         for scale in scales
@@ -110,7 +114,8 @@ def run(
     pq.write_table(pa.Table.from_pylist(rows), out_dir / "selection.parquet")
     share = scales[-1] // len(eligible)
     return {
-        "eligible": len(ordered),
+        "eligible": count,
+        "selected": min(scales[-1], len(ordered)),
         "missing": max(0, scales[-1] - len(ordered)),
         "short_classes": sum(len(picks) < share for picks in eligible.values()),
     }
@@ -121,9 +126,64 @@ def load(folder: Path) -> dict[int, list[Pick]]:
     scales: dict[int, list[Pick]] = defaultdict(list)
     for row in pq.read_table(folder / "selection.parquet").to_pylist():
         scales[row["scale"]].append(
-            Pick(row["class_id"], row["index"], row["cosine"], row["sha256"])
+            Pick(
+                row["class_id"], row["index"], row["cosine"], row["true_class_rank"], row["sha256"]
+            )
         )
     return dict(scales)
+
+
+def _eligible(
+    ranking_dir: Path, copies_dir: Path, sha256: Mapping[tuple[str, int], str]
+) -> dict[str, list[Pick]]:
+    """By class, images that show a face and are no copy."""
+    passed = {
+        (row["class_id"], row["index"])
+        for row in pq.read_table(
+            copies_dir / "copies.parquet", columns=["class_id", "index", "copy"]
+        ).to_pylist()
+        if row["copy"] is False
+    }
+    eligible: dict[str, list[Pick]] = {name: [] for name, _ in sha256}
+    columns = ["class_id", "index", "found", "cosine", "true_class_rank"]
+    for row in pq.read_table(ranking_dir / "ranking.parquet", columns=columns).to_pylist():
+        place = (row["class_id"], row["index"])
+        if row["found"] and place in passed:
+            pick = Pick(*place, row["cosine"], row["true_class_rank"], sha256[place])
+            eligible[row["class_id"]].append(pick)
+    return eligible
+
+
+def _diverse(
+    eligible: Mapping[str, list[Pick]], ranking_dir: Path, copies_dir: Path, most: int
+) -> dict[str, list[Pick]]:
+    """By class, picks in the order in which they add most; near-duplicates are left out."""
+    copies = pq.read_table(
+        copies_dir / "copies.parquet", columns=["class_id", "index", "perceptual_hash"]
+    )
+    hashes = dict(
+        zip(
+            zip(copies["class_id"].to_pylist(), copies["index"].to_pylist(), strict=True),
+            copies["perceptual_hash"].to_pylist(),
+            strict=True,
+        )
+    )
+    embedded = ranking.load_embeddings(ranking_dir)
+    chosen: dict[str, list[Pick]] = {}
+    for name, picks in eligible.items():
+        if not picks:
+            chosen[name] = []
+            continue
+        indices, vectors = embedded[name]
+        places = dict(zip(indices.tolist(), range(len(indices)), strict=True))
+        order = diversity.greedy_order(
+            vectors[[places[pick.index] for pick in picks]],
+            np.array([(1 + pick.cosine) / (2 * pick.rank) for pick in picks]),
+            np.array([hashes[name, pick.index] for pick in picks], np.uint64),
+            most,
+        )
+        chosen[name] = [picks[place] for place in order]
+    return chosen
 
 
 def _best_first(pick: Pick) -> tuple[float, str, int]:

@@ -7,13 +7,13 @@ planning a study must not import torch.
 
 STAGE_VERSIONS = {
     "cases": 1,
-    "landmarks": 1,
+    "landmarks": 2,
     "class-images": 1,
     "dreambooth": 3,
     "sampling": 2,
-    "ranking": 1,
-    "copies": 1,
-    "selection": 1,
+    "ranking": 2,
+    "copies": 2,
+    "selection": 2,
     "training": 1,
     "evaluation": 1,
     "scores": 1,

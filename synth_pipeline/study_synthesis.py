@@ -275,10 +275,7 @@ class SynthesisOfStudy(CasesOfStudy):
             "",
             {"ranking": settings.key_slice(), "classes": list(classes)},
             body,
-            inputs=(
-                *(Input(f"real/{name}", self.landmarks_real(name)) for name in classes),
-                *(Input(f"synthetic/{name}", self.landmarks_synthetic(name)) for name in classes),
-            ),
+            inputs=tuple(self._landmark_inputs(classes)),
             libraries=("numpy",),
         )
 
@@ -303,6 +300,9 @@ class SynthesisOfStudy(CasesOfStudy):
                     ]
                     for name in classes
                 },
+                real_landmarks={name: inputs[f"real/{name}"] for name in classes},
+                synthetic_landmarks={name: inputs[f"synthetic/{name}"] for name in classes},
+                landmark_model=self.landmark_model,
                 out_dir=out_dir,
                 progress=progress,
             )
@@ -311,9 +311,17 @@ class SynthesisOfStudy(CasesOfStudy):
         return self._node(
             "copies",
             "",
-            {"copies": settings.key_slice(), "classes": list(classes)},
+            {
+                "copies": settings.key_slice(),
+                "model": models.FACE_LANDMARKER_SHA256,
+                "classes": list(classes),
+            },
             body,
-            inputs=(*self._train_inputs(classes), *self._sampling_inputs(classes)),
+            inputs=(
+                *self._train_inputs(classes),
+                *self._sampling_inputs(classes),
+                *self._landmark_inputs(classes),
+            ),
             libraries=("numpy", "pillow"),
         )
 
@@ -363,6 +371,12 @@ class SynthesisOfStudy(CasesOfStudy):
                 *self._sampling_inputs(classes),
             ),
         )
+
+    def _landmark_inputs(self, classes: Sequence[str]) -> list[Input]:
+        return [
+            *(Input(f"real/{name}", self.landmarks_real(name)) for name in classes),
+            *(Input(f"synthetic/{name}", self.landmarks_synthetic(name)) for name in classes),
+        ]
 
     def _sampling_inputs(self, classes: Sequence[str]) -> list[Input]:
         return [Input(f"sampling/{name}", self.sampling(name)) for name in classes]

@@ -1,6 +1,7 @@
 """The copy audit: planted copies are found, and other people are left alone."""
 
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from synth_pipeline import copies
+from synth_pipeline import copies, landmarks, likeness
 from synth_pipeline.config import CopiesConfig
 from synth_pipeline.phantom.dataset import make_dataset
 
@@ -30,12 +31,23 @@ def _colour_shifted(picture: Image.Image) -> Image.Image:
     return Image.fromarray(shifted.clip(0, 255).astype(np.uint8))
 
 
+def _warped(picture: Image.Image) -> Image.Image:
+    """Turned by 3 degrees, 4 % larger, and sheared a little."""
+    c, s = 0.9986 / 1.04, 0.0523 / 1.04
+    x, y = picture.width / 2, picture.height / 2
+    matrix = (c, s + 0.02, x - c * x - (s + 0.02) * y, -s, c, y + s * x - c * y)
+    return picture.transform(
+        picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=(90,) * 3
+    )
+
+
 PLANTED = {
     "same": lambda picture: picture,
     "resized": _resized,
     "recompressed": _recompressed,
     "mirrored": ImageOps.mirror,
     "colour-shifted": _colour_shifted,
+    "warped": _warped,
 }
 
 
@@ -62,20 +74,41 @@ def photos(crowd, classes: int = 8, each: int = 5):
     }
 
 
-def audit(out_dir: Path, real, synthetic: list[Path], rate: float = 0.01):
-    out_dir.mkdir(exist_ok=True)
-    copies.run(
-        CopiesConfig(false_alarm_rate=rate),
-        real=real,
-        synthetic={"made": list(enumerate(synthetic))},
-        out_dir=out_dir,
-    )
-    rows = pq.read_table(out_dir / "copies.parquet").to_pylist()
-    return rows, json.loads((out_dir / "thresholds.json").read_text())
+@pytest.fixture
+def audit(landmark_model, tmp_path):
+    """Audit `synthetic` against `real`, with landmarks as MediaPipe finds them."""
+    count = itertools.count()
+
+    def find(images) -> Path:
+        folder = tmp_path / f"landmarks-{next(count)}"
+        folder.mkdir()
+        landmarks.run(
+            images, model=landmark_model, out_dir=folder, class_id="made", require_face=False
+        )
+        return folder
+
+    def run(out_dir: Path, real, synthetic: list[Path], rate: float = 0.01):
+        out_dir.mkdir(exist_ok=True)
+        found = find([(case_id, path) for group in real.values() for case_id, _, path in group])
+        made = find([(f"{index:05d}", path) for index, path in enumerate(synthetic)])
+        done = copies.run(
+            CopiesConfig(false_alarm_rate=rate),
+            real=real,
+            synthetic={"made": list(enumerate(synthetic))},
+            real_landmarks=dict.fromkeys(real, found),
+            synthetic_landmarks={"made": made},
+            landmark_model=landmark_model,
+            out_dir=out_dir,
+        )
+        rows = pq.read_table(out_dir / "copies.parquet").to_pylist()
+        assert done["copies"] == sum(bool(row["copy"]) for row in rows)
+        return rows, json.loads((out_dir / "thresholds.json").read_text())
+
+    return run
 
 
 @pytest.mark.parametrize("change", PLANTED)
-def test_planted_copies_are_found_and_their_photo_is_named(crowd, tmp_path, change):
+def test_planted_copies_are_found_and_their_photo_is_named(audit, crowd, tmp_path, change):
     real = photos(crowd)
     originals = [photo for group in real.values() for photo in group]
     planted = []
@@ -87,53 +120,58 @@ def test_planted_copies_are_found_and_their_photo_is_named(crowd, tmp_path, chan
     assert [row["nearest_case_id"] for row in rows] == [case_id for case_id, _, _ in originals]
 
 
-@pytest.mark.parametrize(("count", "allowed"), [(15, 0.07), (40, 0.035), (100, 0.015)])
-def test_other_people_raise_the_alarm_about_as_often_as_stated(crowd, count, allowed):
-    """Stated is 1 %. The mean over 200 draws of people: 4.5, 2.4 and 0.9 %.
+@pytest.mark.parametrize(("count", "allowed"), [(15, 0.02), (40, 0.025), (100, 0.015)])
+def test_other_people_raise_the_alarm_about_as_often_as_stated(
+    crowd, landmark_model, tmp_path, count, allowed
+):
+    """Stated is 1 %. The mean over 60 draws of people: 1.0, 1.7 and 1.0 %.
 
-    One draw says little (up to 16 % with 40 photos), so this is the mean of 40 draws. The nearest
-    pair alone, without mirrors, gave 13, 12 and 4 %.
+    One draw says little (up to 16 % with 40 photos), so this is the mean of 40 draws.
     """
     files = [path for group in crowd.values() for path in group]
-    described = copies._describe(files)
-    bits, pixels = copies._distances(described, described, copies._describe(files, mirror=True))
+    landmarks.run(
+        [(str(place), path) for place, path in enumerate(files)],
+        model=landmark_model,
+        out_dir=tmp_path,
+        class_id="crowd",
+        require_face=True,
+    )
+    gallery = copies.Gallery(files, landmarks.load(tmp_path).points_px, landmark_model)
+    between = gallery.distances(gallery.photos)
     shares = []
     for draw in range(40):
         order = np.random.default_rng(draw).permutation(len(files))
         own, others = order[:count], order[count:]
-        thresholds = copies._thresholds(
+        thresholds = copies.calibrate(
             CopiesConfig(false_alarm_rate=0.01),
             [str(person) for person in own],
-            bits[np.ix_(own, own)],
-            pixels[np.ix_(own, own)],
+            {name: values[np.ix_(own, own)] for name, values in between.items()},
         )
-        near = (bits[np.ix_(others, own)].min(1) <= thresholds["hash_distance"]) | (
-            pixels[np.ix_(others, own)].min(1) <= thresholds["pixel_distance"]
-        )
-        shares.append(near.mean())
+        found = {name: values[np.ix_(others, own)] for name, values in between.items()}
+        shares.append(np.mean([copy for _, _, copy in copies._nearest(found, thresholds)]))
     assert np.mean(shares) <= allowed
 
 
-def test_few_photos_are_said(crowd, tmp_path):
+def test_few_photos_are_said(audit, crowd, tmp_path):
     _, thresholds = audit(tmp_path, photos(crowd, classes=3), [crowd[next(iter(crowd))][9]])
     assert thresholds["photos"] == 15
     assert "few photos" in thresholds["calibration"]
 
 
-def test_a_row_agrees_with_the_thresholds(crowd, tmp_path):
+def test_a_row_agrees_with_the_thresholds(audit, crowd, tmp_path):
     real = photos(crowd)
     mixed = [files[n] for files in crowd.values() for n in (0, 9)]
     rows, thresholds = audit(tmp_path, real, mixed)
     assert {row["copy"] for row in rows} == {False, True}
     for row in rows:
-        near = (
-            row["hash_distance"] <= thresholds["hash_distance"]
-            or row["pixel_distance"] <= thresholds["pixel_distance"]
+        near = any(
+            row[f"{measure}_distance"] <= thresholds[f"{measure}_distance"]
+            for measure in likeness.MEASURES
         )
         assert row["copy"] == near
 
 
-def test_photos_of_one_subject_do_not_calibrate(crowd, tmp_path):
+def test_photos_of_one_subject_do_not_calibrate(audit, crowd, tmp_path):
     """Two near pictures of one person would otherwise push the thresholds down to nothing."""
     real = photos(crowd)
     (name, (case_id, subject, path)) = next((name, group[0]) for name, group in real.items())
@@ -150,11 +188,11 @@ def test_photos_of_one_subject_do_not_calibrate(crowd, tmp_path):
         real | {name: [*real[name], (f"{case_id}-again", "somebody else", same_again)]},
         [same_again],
     )
-    assert one_subject["pixel_distance"] == pytest.approx(without["pixel_distance"], rel=0.1)
-    assert another["pixel_distance"] < 0.5 * without["pixel_distance"]
+    assert one_subject["pixels_distance"] == pytest.approx(without["pixels_distance"], rel=0.1)
+    assert another["pixels_distance"] < 0.5 * without["pixels_distance"]
 
 
-def test_mirrored_photos_of_other_people_calibrate_too(crowd, tmp_path):
+def test_mirrored_photos_of_other_people_calibrate_too(audit, crowd, tmp_path):
     real = photos(crowd)
     name = next(iter(real))
     mirrored = tmp_path / "mirrored.png"
@@ -162,10 +200,10 @@ def test_mirrored_photos_of_other_people_calibrate_too(crowd, tmp_path):
     _, thresholds = audit(
         tmp_path, real | {name: [*real[name], ("m", "somebody else", mirrored)]}, [mirrored]
     )
-    assert thresholds["pixel_distance"] < 0.01
+    assert thresholds["pixels_distance"] < 0.01
 
 
-def test_one_subject_alone_leaves_the_fixed_thresholds_and_says_so(crowd, tmp_path):
+def test_one_subject_alone_leaves_the_fixed_thresholds_and_says_so(audit, crowd, tmp_path):
     name, files = next(iter(crowd.items()))
     real = {name: [(f"case-{n}", "one person", path) for n, path in enumerate(files[:3])]}
     rows, thresholds = audit(tmp_path, real, [files[0], files[9]])
@@ -173,7 +211,7 @@ def test_one_subject_alone_leaves_the_fixed_thresholds_and_says_so(crowd, tmp_pa
     assert rows[0]["copy"]
 
 
-def test_a_black_image_is_no_copy(crowd, tmp_path):
+def test_a_black_image_is_no_copy(audit, crowd, tmp_path):
     black = tmp_path / "black.png"
     Image.new("RGB", (64, 64)).save(black)
     rows, _ = audit(tmp_path, photos(crowd), [black])
@@ -183,12 +221,12 @@ def test_a_black_image_is_no_copy(crowd, tmp_path):
 def test_hash_survives_brightness_and_size_but_not_another_face(crowd):
     first, other = (Image.open(files[0]).convert("L") for files in list(crowd.values())[:2])
     brighter = first.point(lambda value: min(255, value * 0.9 + 20)).resize((200, 200))
-    same = copies._perceptual_hash(first) != copies._perceptual_hash(brighter)
-    different = copies._perceptual_hash(first) != copies._perceptual_hash(other)
-    assert same.sum() <= 4 < different.sum()
+    hashes = [likeness._perceptual_hash(each) for each in (first, brighter, other)]
+    same, different = (int(np.bitwise_count(hashes[0] ^ each)) for each in hashes[1:])
+    assert same <= 4 < different
 
 
-def test_same_images_give_the_same_bytes(crowd, tmp_path):
+def test_same_images_give_the_same_bytes(audit, crowd, tmp_path):
     mixed = [files[n] for files in crowd.values() for n in (0, 9)]
     for name in ("first", "again"):
         audit(tmp_path / name, photos(crowd), mixed)
@@ -198,7 +236,7 @@ def test_same_images_give_the_same_bytes(crowd, tmp_path):
 
 
 @pytest.mark.shared
-def test_photos_of_other_real_people_are_left_alone(real_faces, tmp_path):
+def test_photos_of_other_real_people_are_left_alone(audit, real_faces, tmp_path):
     """The 102 London faces against 200 photos of 40 identities; measured 0 false alarms."""
     real = {
         folder.name: [(path.stem, folder.name, path) for path in sorted(folder.glob("*.jpg"))[:5]]
@@ -206,5 +244,17 @@ def test_photos_of_other_real_people_are_left_alone(real_faces, tmp_path):
     }
     others = sorted((real_faces / "london102").glob("*.jpg"))
     rows, thresholds = audit(tmp_path, real, others)
-    assert thresholds["calibration"] == "quantile 0.005"
-    assert sum(row["copy"] for row in rows) <= 2
+    assert (
+        thresholds["calibration"]
+        == "quantile 0.0025, or the normal prediction if lower: few photos"
+    )
+    assert sum(row["copy"] for row in rows) <= 1
+
+
+def test_a_file_that_cannot_be_read_is_neither_copy_nor_passed(audit, crowd, tmp_path):
+    broken = tmp_path / "broken.png"
+    name = next(iter(crowd))
+    broken.write_bytes(crowd[name][0].read_bytes()[:500])
+    rows, _ = audit(tmp_path, photos(crowd), [crowd[name][9], broken, crowd[name][0]])
+    assert [row["copy"] for row in rows] == [False, None, True]
+    assert rows[1]["nearest_case_id"] is None

@@ -10,20 +10,21 @@ from PIL import Image
 
 from synth_pipeline import landmarks
 from synth_pipeline.errors import ClassFailedError
+from synth_pipeline.face_mesh import face_mesh
 
 # Threads that the kernel lets open a socket show `Seccomp: 0`.
 OFFLINE = """
 import os, socket, sys
 from pathlib import Path
 import numpy as np
-from synth_pipeline import landmarks
+from synth_pipeline.face_mesh import face_mesh
 
 def threads():
     return set(os.listdir("/proc/self/task"))
 
 before = threads()
-with landmarks._detector(Path(sys.argv[1])) as detect:
-    detect(np.zeros((64, 64, 3), np.uint8))
+with face_mesh(Path(sys.argv[1])) as mesh:
+    mesh.find(np.zeros((64, 64, 3), np.uint8))
     started = threads() - before
     for thread in started:
         status = Path(f"/proc/self/task/{thread}/status").read_text()
@@ -109,8 +110,8 @@ def test_a_tight_crop_is_padded_and_its_points_mapped_back(find, face, landmark_
     inset = 0.16 * (high - low)
     left, top, right, bottom = (int(value) for value in (*(low + inset), *(high - inset)))
     crop = face.crop((left, top, right, bottom))
-    with landmarks._detector(landmark_model) as detect:
-        assert not landmarks._faces(detect, np.asarray(crop), 0), "found without padding"
+    with face_mesh(landmark_model) as mesh:
+        assert not mesh._faces(np.asarray(crop), 0), "found without padding"
     table = find(crop, name="crop")
     assert table.found[0]
     assert _apart_share(whole, table.points_px[0] + (left, top, 0)) < 0.1
@@ -167,3 +168,46 @@ def test_irises_lie_where_people_marked_the_pupils(find, real_faces):
             nearest_px = np.linalg.norm(pupils_px - points_px[iris, :2], axis=1).min()
             shares.append(nearest_px / apart_px)
     assert np.median(shares) < 0.015
+
+
+def test_confidence_and_pose_are_kept(find, face, tmp_path):
+    find(face, face.rotate(20, fillcolor=(90, 90, 90)), face.transpose(Image.FLIP_LEFT_RIGHT))
+    straight, turned, mirrored = pq.read_table(tmp_path / "out" / "landmarks.parquet").to_pylist()
+    assert 0.5 < straight["confidence"] <= 1
+    # PIL turns counter-clockwise.
+    assert straight["roll_deg"] - turned["roll_deg"] == pytest.approx(20, abs=3)
+    assert mirrored["yaw_deg"] == pytest.approx(-straight["yaw_deg"], abs=4)
+
+
+def test_a_corrupt_image_in_the_middle_is_named_and_counted(face, landmark_model, tmp_path, caplog):
+    for name in ("1", "3"):
+        face.save(tmp_path / f"{name}.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:2000])
+    done = landmarks.run(
+        [(name, tmp_path / f"{name}.png") for name in ("1", "2", "3")],
+        model=landmark_model,
+        out_dir=tmp_path,
+        class_id="kapido",
+        require_face=False,
+    )
+    assert done == {"images": 3, "found": 2, "unreadable": 1}
+    assert landmarks.load(tmp_path).found.tolist() == [True, False, True]
+    assert "class kapido: cannot read 2" in caplog.text
+
+
+def test_any_number_of_workers_gives_the_same_bytes(landmark_model, phantom_files, tmp_path):
+    files = [path for paths in phantom_files.values() for path in paths]
+    made = []
+    for workers in (1, 3):
+        out_dir = tmp_path / str(workers)
+        out_dir.mkdir()
+        landmarks.run(
+            [(str(number), path) for number, path in enumerate(files)],
+            model=landmark_model,
+            out_dir=out_dir,
+            class_id="kapido",
+            require_face=True,
+            workers=workers,
+        )
+        made.append((out_dir / "landmarks.parquet").read_bytes())
+    assert made[0] == made[1]

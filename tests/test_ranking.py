@@ -1,6 +1,7 @@
 """Ranking: who is nearest, whatever the order; landmarks are made, not found, except at the end."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -8,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from synth_pipeline import embeddings, landmarks, ranking
-from synth_pipeline.config import RankingConfig
+from synth_pipeline.config import Embedding, RankingConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.phantom.dataset import make_dataset
 
-EMBEDDINGS = ("five-point", "mesh")
+EMBEDDINGS = get_args(Embedding)
 
 
 def write_table(folder: Path, points_px: np.ndarray, faceless: int = 0, order=None) -> Path:
@@ -98,6 +99,17 @@ def test_order_of_input_never_changes_a_rank(tmp_path, people, embedding):
     assert by_image(rows) == by_image(again)
 
 
+def test_the_measures_that_pull_an_image_away_are_named(tmp_path, people):
+    faces = people(spread_px=0.3)
+    # Only the mouth's corners of the first synthetic image of `a` move apart.
+    faces["a"][5, [61, 291]] *= 1.2
+    _, rows = rank(tmp_path, faces)
+    first = rows[0]
+    assert (first["class_id"], first["index"]) == ("a", 0)
+    assert any(name.startswith("mouth width ") for name in first["pulled_away_by"])
+    assert all(len(row["pulled_away_by"]) <= 3 for row in rows)
+
+
 def test_classes_that_tie_share_the_better_rank(tmp_path, people):
     faces = people(classes=3, spread_px=0.3)
     faces["b"] = faces["a"].copy()
@@ -111,7 +123,7 @@ def test_position_scale_and_rotation_do_not_matter(people, embedding):
     points_px = np.concatenate(list(faces.values()))
     population = embeddings.fit(embedding, points_px, np.repeat(np.arange(4), 12).tolist())
     moved = points_px * 1.7 + (40, -12, 5)
-    if embedding == "mesh":
+    if embedding != "five-point":
         angle = np.deg2rad(20)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         moved[:, :, :2] = moved[:, :, :2] @ turn.T
@@ -210,5 +222,6 @@ def test_mesh_finds_held_out_phantoms_better_than_five_points(tmp_path, landmark
         embedding: rank(tmp_path / embedding, faces, embedding=embedding)[0]["top1"]
         for embedding in EMBEDDINGS
     }
-    assert top1["mesh"] >= 0.6
-    assert top1["mesh"] > top1["five-point"] > 0.125
+    for embedding in ("mesh", "distances", "combined"):
+        assert top1[embedding] >= 0.6
+        assert top1[embedding] > top1["five-point"] > 0.125

@@ -6,6 +6,7 @@ On true shape it is what no method can be expected to beat; on pixels what any m
 import csv
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -30,8 +31,8 @@ def reference_figures(
         progress: told after each image.
 
     Returns:
-        `true_shape`: Euclidean, in inter-individual SD, the upper bound; `mesh` and `five_point`:
-        cosine, on detected landmarks, where a phantom without a detected face counts as wrong;
+        `true_shape`: Euclidean, in inter-individual SD, the upper bound; each embedding by
+        its name: cosine, on detected landmarks, where a phantom without a face counts as wrong;
         `pixels`: Euclidean, on grey thumbnails of 32 by 32; `chance`; `held_out`, their number.
     """
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as stream:
@@ -60,7 +61,7 @@ def reference_figures(
         progress=progress,
     )
     table = landmarks.load(scratch)
-    for embedding in ("mesh", "five-point"):
+    for embedding in get_args(Embedding):
         figures[embedding.replace("-", "_")] = nearest_prototype(embedding, table, labels, training)
     return figures
 
