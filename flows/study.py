@@ -70,7 +70,11 @@ def _run_stage(
         if len(classes) < 2:
             message = "Fewer than two classes are left. " + " ".join(failed.values())
             raise _StoppedError(Failed(message=message, data=InputError(message)))
-        task = {"ranking": rank, "copies": audit_copies, "selection": select, "scores": score}
+        if stage == "selection":
+            for strategy in opened.strategies():
+                _go_on(select(root, name, classes, strategy, return_state=True))
+            return {}
+        task = {"ranking": rank, "copies": audit_copies, "scores": score}
         _go_on(task[stage](root, name, classes, return_state=True))
     elif stage == "training":
         backbones = opened.config.recognition.backbones

@@ -183,6 +183,9 @@ class SelectionConfig(Section):
     """Which synthetic images are trained on."""
 
     strategy: Strategy = "top-per-class"
+    compare: tuple[Strategy, ...] = Field(
+        (), description="further strategies to train on, for the curve of the regime synthetic"
+    )
     scales: tuple[Scale, ...] = Field((0.5, 1.0), min_length=1)
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from synth_pipeline import backbones
-from synth_pipeline.config import RecognitionConfig, Regime
+from synth_pipeline.config import RecognitionConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.recognition_data import read_pictures
 from synth_pipeline.training import predict
@@ -20,7 +20,7 @@ def run(
     config: RecognitionConfig,
     *,
     backbone: str,
-    regime: Regime,
+    regime: str,
     scale: int | None,
     classes: Sequence[str],
     fold_dirs: Sequence[Path],

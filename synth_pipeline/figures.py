@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = {"synthetic": "-", "mixed": "--"}
+#: Of images that another strategy selected, for comparison.
+_COMPARED = ("-.", (0, (1, 1)))
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "synth-pipeline",
@@ -49,6 +51,8 @@ def accuracy_against_scale(rows: Sequence[Mapping[str, Any]]) -> str:
                 axes.axhline(row["mean"], color=colour, ls=":", lw=1.6, label=label)
             else:
                 lines[row["backbone"], row["regime"]].append(row)
+        compared = sorted({regime for _, regime in lines} - set(_DASHES))
+        dashes = _DASHES | dict(zip(compared, _COMPARED, strict=False))
         for (backbone, regime), members in sorted(lines.items()):
             members = sorted(members, key=lambda row: row["scale"])
             scales = [row["scale"] for row in members]
@@ -62,8 +66,8 @@ def accuracy_against_scale(rows: Sequence[Mapping[str, Any]]) -> str:
                 means,
                 yerr=spread,
                 color=colour_of[backbone],
-                ls=_DASHES[regime],
-                marker="o",
+                ls=dashes[regime],
+                marker="s" if regime in compared else "o",
                 ms=5,
                 capsize=3,
                 label=f"{backbone}, {regime}",

@@ -12,15 +12,18 @@ that is cached, or only planned, needs none of it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from synth_pipeline import cases, selection, synthetic_set
-from synth_pipeline.config import Regime
+from synth_pipeline.config import Strategy
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output
 from synth_pipeline.study_cases import TORCH, once, without
 from synth_pipeline.study_synthesis import SynthesisOfStudy
+
+#: Between a regime and the strategy that selected its images, where that is not the study's own.
+_BY = " by "
 
 
 class Study(SynthesisOfStudy):
@@ -32,19 +35,32 @@ class Study(SynthesisOfStudy):
         model_dir: where the landmark model lies; the user's cache by default.
     """
 
-    def runs(self, classes: Sequence[str]) -> list[tuple[str, Regime, int | None]]:
-        """Every backbone with every regime, and every scale where the regime has scales."""
+    def strategies(self) -> list[Strategy]:
+        """The study's own way to select images, and those it is compared with."""
+        settings = self.config.selection
+        return list(dict.fromkeys((settings.strategy, *settings.compare)))
+
+    def runs(self, classes: Sequence[str]) -> list[tuple[str, str, int | None]]:
+        """Every backbone with every regime, and every scale where the regime has scales.
+
+        A strategy that is only compared makes a regime of its own, such as
+        "synthetic by top-overall".
+        """
         wanted = self.config.recognition
-        found: list[tuple[str, Regime, int | None]] = []
+        regimes: list[str] = list(wanted.regimes)
+        if "synthetic" in regimes:
+            others = [f"synthetic{_BY}{strategy}" for strategy in self.strategies()[1:]]
+            regimes += others
+        found: list[tuple[str, str, int | None]] = []
         for backbone in wanted.backbones:
-            for regime in wanted.regimes:
+            for regime in regimes:
                 scales = [None] if regime == "real" else self.scales(classes)
                 found += [(backbone, regime, scale) for scale in scales]
         return found
 
     @once
     def training(
-        self, classes: Sequence[str], backbone: str, regime: Regime, scale: int | None, fold: int
+        self, classes: Sequence[str], backbone: str, regime: str, scale: int | None, fold: int
     ) -> Node:
         """One fold of one recogniser."""
         settings, seed = self.config.recognition, self.config.seed
@@ -65,10 +81,11 @@ class Study(SynthesisOfStudy):
             return Output(measurements=done)
 
         inputs: list[Input] = []
-        if regime != "synthetic":
+        if not regime.startswith("synthetic"):
             inputs += self._train_inputs(classes)
         if regime != "real":
-            inputs.append(Input("selection", self.selection(classes), f"scale/{scale}"))
+            chosen = self.selection(classes, _strategy(regime))
+            inputs.append(Input("selection", chosen, f"scale/{scale}"))
             # The selection names each image by its SHA-256, so the key holds them already.
             inputs += [
                 Input(item.name, item.node, keyed=False) for item in self._sampling_inputs(classes)
@@ -84,7 +101,7 @@ class Study(SynthesisOfStudy):
 
     @once
     def evaluation(
-        self, classes: Sequence[str], backbone: str, regime: Regime, scale: int | None
+        self, classes: Sequence[str], backbone: str, regime: str, scale: int | None
     ) -> Node:
         """The folds of one recogniser, asked about the held-out real photos."""
         settings = self.config.recognition
@@ -152,7 +169,9 @@ class Study(SynthesisOfStudy):
             yield self.class_images()
         for class_id in classes:
             yield from self.class_nodes(class_id)
-        yield from (self.ranking(classes), self.copies(classes), self.selection(classes))
+        yield from (self.ranking(classes), self.copies(classes))
+        for strategy in self.strategies():
+            yield self.selection(classes, strategy)
         for run in self.runs(classes):
             for fold in range(self.config.recognition.folds):
                 yield self.training(classes, *run, fold)
@@ -170,7 +189,7 @@ class Study(SynthesisOfStudy):
             return sorted(cases.class_ids(names).values())
         return sorted(cases.class_ids({photo.class_name for photo in self.photos}).values())
 
-    def _recognition(self, classes: Sequence[str], backbone: str, regime: Regime) -> dict[str, Any]:
+    def _recognition(self, classes: Sequence[str], backbone: str, regime: str) -> dict[str, Any]:
         from synth_pipeline import backbones
 
         settings = self.config.recognition
@@ -186,13 +205,13 @@ class Study(SynthesisOfStudy):
         self,
         inputs: Mapping[str, Path],
         classes: Sequence[str],
-        regime: Regime,
+        regime: str,
         scale: int | None,
     ) -> list[Any]:
         from synth_pipeline.recognition_data import Example
 
         found = []
-        if regime != "synthetic":
+        if not regime.startswith("synthetic"):
             case_set = cases.load(inputs["cases"])
             found += [
                 Example(case.path, name, case.subject_id, False)
@@ -216,6 +235,11 @@ class Study(SynthesisOfStudy):
                 for pick in selection.load(inputs["selection"])[scale]
             ]
         return found
+
+
+def _strategy(regime: str) -> Strategy | None:
+    """The strategy that a regime is named by; none for the study's own."""
+    return cast(Strategy, regime.partition(_BY)[2]) or None
 
 
 def run_label(backbone: str, regime: str, scale: int | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from synth_pipeline import cases, models, selection, synthetic_set
+from synth_pipeline.config import Strategy
 from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import SynthPipelineError
 from synth_pipeline.graph import WORK, Input, Node
@@ -335,9 +336,10 @@ class SynthesisOfStudy(CasesOfStudy):
         return selection.resolve_scales(self.config.selection.scales, generated)
 
     @once
-    def selection(self, classes: Sequence[str]) -> Node:
-        """Which synthetic images are trained on, for every scale."""
-        settings = self.config.selection
+    def selection(self, classes: Sequence[str], strategy: Strategy | None = None) -> Node:
+        """Which synthetic images are trained on, for every scale; by the study's own strategy."""
+        strategy = strategy or self.config.selection.strategy
+        settings = self.config.selection.model_copy(update={"strategy": strategy})
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
             sha256 = {
@@ -362,8 +364,8 @@ class SynthesisOfStudy(CasesOfStudy):
 
         return self._node(
             "selection",
-            "",
-            {"selection": settings.key_slice(), "scales": self.scales(classes)},
+            strategy if strategy != self.config.selection.strategy else "",
+            {"selection": without(settings.key_slice(), "compare"), "scales": self.scales(classes)},
             body,
             inputs=(
                 Input("ranking", self.ranking(classes)),

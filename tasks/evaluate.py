@@ -5,7 +5,6 @@ from typing import Any
 from prefect import task
 from prefect.states import State
 
-from synth_pipeline.config import Regime
 from synth_pipeline.study import run_label
 from tasks.running import POLICY, make
 
@@ -18,7 +17,7 @@ def _name(parameters: dict[str, Any]) -> str:
 # Prefect takes such a function, though its protocol also asks for a class method.
 @task(name="evaluation", task_run_name=_name, tags=["gpu"], **POLICY)  # type: ignore[arg-type]
 def evaluate(
-    root: str, name: str, classes: list[str], backbone: str, regime: Regime, scale: int | None
+    root: str, name: str, classes: list[str], backbone: str, regime: str, scale: int | None
 ) -> State[Any]:
     """Predict the held-out real photos; `scale` is none for the regime `real`."""
     return make(root, name, lambda study: study.evaluation(classes, backbone, regime, scale))

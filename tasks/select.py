@@ -5,10 +5,11 @@ from typing import Any
 from prefect import task
 from prefect.states import State
 
+from synth_pipeline.config import Strategy
 from tasks.running import POLICY, make
 
 
-@task(name="selection", task_run_name="selection", **POLICY)
-def select(root: str, name: str, classes: list[str]) -> State[Any]:
+@task(name="selection", task_run_name="selection {strategy}", **POLICY)
+def select(root: str, name: str, classes: list[str], strategy: Strategy) -> State[Any]:
     """Choose the synthetic images to train on, for every scale."""
-    return make(root, name, lambda study: study.selection(classes))
+    return make(root, name, lambda study: study.selection(classes, strategy))

@@ -5,7 +5,6 @@ from typing import Any
 from prefect import task
 from prefect.states import State
 
-from synth_pipeline.config import Regime
 from synth_pipeline.study import run_label
 from tasks.running import POLICY, make
 
@@ -22,7 +21,7 @@ def train(
     name: str,
     classes: list[str],
     backbone: str,
-    regime: Regime,
+    regime: str,
     scale: int | None,
     fold: int,
 ) -> State[Any]:
