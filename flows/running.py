@@ -86,6 +86,12 @@ def preflight(study: Study, until: str) -> None:
         _ = study.signer
     if reach >= STAGES.index("selection"):
         study.scales(classes)
+    for key in ("ranking", "copies"):
+        backbone = getattr(study.config, key).backbone
+        if backbone and reach >= STAGES.index(key):
+            from synth_pipeline import backbones
+
+            backbones.check(backbone, study.config.recognition.pretrained, f"{key}.backbone")
     if reach >= STAGES.index("training"):
         # Asking timm takes seconds, so those that were trained before are not asked about.
         known = {made["parameters"]["backbone"] for made in study.store.manifests("training")}

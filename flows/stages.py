@@ -10,5 +10,6 @@ STAGES = (
     "selection",
     "training",
     "scores",
+    "memorisation",
     "report",
 )

@@ -16,6 +16,7 @@ from tasks.find_landmarks import find_landmarks
 from tasks.fine_tune_together import fine_tune_together
 from tasks.import_cases import import_cases
 from tasks.make_class_images import make_class_images
+from tasks.measure_memorisation import measure_memorisation
 from tasks.publish_report import publish_report
 from tasks.rank import rank
 from tasks.running import open_study
@@ -66,7 +67,7 @@ def _run_stage(
         # The three stages of a class run together, class by class: `until` cuts them short.
         return _synthesize(opened, root, name, until, failed)
     classes = [class_id for class_id in opened.case_set.classes if class_id not in failed]
-    if stage in ("ranking", "copies", "selection", "scores"):
+    if stage in ("ranking", "copies", "selection", "scores", "memorisation"):
         if len(classes) < 2:
             message = "Fewer than two classes are left. " + " ".join(failed.values())
             raise _StoppedError(Failed(message=message, data=InputError(message)))
@@ -74,7 +75,12 @@ def _run_stage(
             for strategy in opened.strategies():
                 _go_on(select(root, name, classes, strategy, return_state=True))
             return {}
-        task = {"ranking": rank, "copies": audit_copies, "scores": score}
+        task = {
+            "ranking": rank,
+            "copies": audit_copies,
+            "scores": score,
+            "memorisation": measure_memorisation,
+        }
         _go_on(task[stage](root, name, classes, return_state=True))
     elif stage == "training":
         backbones = opened.config.recognition.backbones

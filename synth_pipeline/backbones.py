@@ -21,8 +21,13 @@ class InputNorm:
     deviation: tuple[float, float, float]
 
 
-def check(name: str, pretrained: Pretrained) -> None:
+def check(name: str, pretrained: Pretrained, key: str = "recognition.backbones") -> None:
     """Make sure that timm has a backbone of this name; downloads nothing.
+
+    Args:
+        name: of a timm model.
+        pretrained: which weights are wanted.
+        key: of the configuration, for the message.
 
     Raises:
         InputError: it has none, or there are no embedded weights for it; others are named.
@@ -34,7 +39,7 @@ def check(name: str, pretrained: Pretrained) -> None:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()."
-        raise InputError(f"recognition.backbones: timm has no model {name}{hint}")
+        raise InputError(f"{key}: timm has no model {name}{hint}")
 
 
 def weights_identity(name: str, pretrained: Pretrained) -> str:

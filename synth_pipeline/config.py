@@ -169,6 +169,9 @@ class RankingConfig(Section):
     """Landmark embedding and cosine ranking against class prototypes."""
 
     embedding: Embedding = "combined"
+    backbone: str | None = Field(
+        None, description="timm name; how far its features lie from the class's, beside the ranks"
+    )
 
 
 class CopiesConfig(Section):
@@ -177,6 +180,7 @@ class CopiesConfig(Section):
     false_alarm_rate: float = Field(
         0.01, gt=0, lt=0.5, description="share of pairs of different people that may lie closer"
     )
+    backbone: str | None = Field(None, description="timm name; its features are compared too")
 
 
 class SelectionConfig(Section):

@@ -24,7 +24,7 @@ _PHOTOS_FOR_A_QUANTILE = 100
 #: How far apart two pictures may at most be to count as copies, whatever the photos say. 10 bits of
 #: 64 is the published rule of thumb for perceptual hashes; the others were measured: 99 % of
 #: resized, recompressed, mirrored, turned and recoloured photos lie nearer (docs/decisions/0010).
-_LARGEST = {"hash": 10.0, "pixels": 0.10, "face": 0.10, "landmarks": 0.03}
+_LARGEST = {"hash": 10.0, "pixels": 0.10, "face": 0.10, "landmarks": 0.03, "embedding": 0.05}
 
 
 def run(
@@ -36,6 +36,7 @@ def run(
     synthetic_landmarks: Mapping[str, Path],
     landmark_model: Path,
     out_dir: Path,
+    look: likeness.Look | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
     """Write `copies.parquet` and `thresholds.json`.
@@ -48,6 +49,7 @@ def run(
         synthetic_landmarks: class id to the `landmarks` artifact of its synthetic images.
         landmark_model: `face_landmarker.task`, which knows what lies across from what in a face.
         out_dir: an empty folder.
+        look: features of pictures, to compare them too.
         progress: told after each class.
 
     Returns:
@@ -56,21 +58,30 @@ def run(
     photos = [photo for name in sorted(real) for photo in real[name]]
     files = [path for _, _, path in photos]
     points_px = np.concatenate(
-        [_points(real_landmarks[name], [c for c, _, _ in real[name]]) for name in sorted(real)]
+        [
+            landmarks.points_of(real_landmarks[name], [c for c, _, _ in real[name]])
+            for name in sorted(real)
+        ]
     )
-    gallery = Gallery(files, points_px, landmark_model)
+    gallery = Gallery(files, points_px, landmark_model, look=look)
     subjects = [subject for _, subject, _ in photos]
     thresholds = calibrate(config, subjects, gallery.distances(gallery.photos))
     (out_dir / "thresholds.json").write_text(json.dumps(thresholds, indent=1) + "\n")
     rows: list[tuple[Any, ...]] = []
     for done, name in enumerate(sorted(synthetic), start=1):
         images = synthetic[name]
-        points_px = _points(synthetic_landmarks[name], [f"{index:05d}" for index, _ in images])
-        described = likeness.describe([path for _, path in images], points_px)
+        points_px = landmarks.points_of(
+            synthetic_landmarks[name], [f"{index:05d}" for index, _ in images]
+        )
+        described = likeness.describe([path for _, path in images], points_px, look=look)
         found = gallery.distances(described)
         for place, nearest, is_copy in _nearest(found, thresholds):
-            values = (found[measure][place, nearest] for measure in likeness.MEASURES)
-            told = [None if np.isnan(value) else float(value) for value in values]
+            told = [
+                float(found[measure][place, nearest])
+                if measure in found and not np.isnan(found[measure][place, nearest])
+                else None
+                for measure in likeness.MEASURES
+            ]
             readable = bool(described.readable[place])
             rows.append(
                 (
@@ -114,22 +125,35 @@ class Gallery:
         files: N photos.
         points_px: (N, 478, 3) their landmarks, not-a-number without a face.
         landmark_model: `face_landmarker.task`.
+        common_face: (1024,) what all faces share; the mean of these photos by default.
+        look: features of pictures, to compare them too.
 
     Attributes:
         photos: the photos as they are.
     """
 
-    def __init__(self, files: Sequence[Path], points_px: np.ndarray, landmark_model: Path) -> None:
-        self.photos = likeness.describe(files, points_px)
+    def __init__(
+        self,
+        files: Sequence[Path],
+        points_px: np.ndarray,
+        landmark_model: Path,
+        common_face: np.ndarray | None = None,
+        look: likeness.Look | None = None,
+    ) -> None:
+        self.photos = likeness.describe(files, points_px, look=look)
         mirror = likeness.mirror_table(landmark_model)
         self._mirrored = likeness.describe(files, points_px, mirror=mirror)
-        self._common = likeness.mean_face(self.photos, self._mirrored)
+        if common_face is None:
+            common_face = likeness.mean_face(self.photos, self._mirrored)
+        self._common = common_face
 
     def distances(self, pictures: likeness.Described) -> dict[str, np.ndarray]:
         """By measure (M, N) of M pictures, to each photo or its mirror image if that is nearer."""
         straight = likeness.distances(pictures, self.photos, self._common)
         mirrored = likeness.distances(pictures, self._mirrored, self._common)
-        return {name: np.fmin(straight[name], mirrored[name]) for name in straight}
+        return {
+            name: np.fmin(values, mirrored.get(name, values)) for name, values in straight.items()
+        }
 
 
 def calibrate(
@@ -217,10 +241,3 @@ def _nearest(
     alike = np.where(np.isnan(alike), np.inf, alike)
     nearest = alike.argmin(1)
     return [(s, int(r), bool(alike[s, r] <= 1)) for s, r in enumerate(nearest)]
-
-
-def _points(folder: Path, wanted: Sequence[str]) -> np.ndarray:
-    """(N, 478, 3) landmarks of images by their ids."""
-    table = landmarks.load(folder)
-    places = {image_id: place for place, image_id in enumerate(table.image_ids)}
-    return table.points_px[[places[each] for each in wanted]]

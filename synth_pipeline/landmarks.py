@@ -128,6 +128,13 @@ def load(folder: Path) -> LandmarkTable:
     return LandmarkTable(tuple(table["image_id"].to_pylist()), found, points_px)
 
 
+def points_of(folder: Path, image_ids: Sequence[str]) -> np.ndarray:
+    """(N, 478, 3) pixels of these images of a `landmarks` artifact, in this order."""
+    table = load(folder)
+    places = {image_id: place for place, image_id in enumerate(table.image_ids)}
+    return table.points_px[[places[each] for each in image_ids]]
+
+
 def _workers_for(images: int) -> int:
     cores = len(os.sched_getaffinity(0))
     return max(1, min(cores, _MOST_WORKERS, images // _IMAGES_FOR_A_WORKER))

@@ -1,17 +1,18 @@
-"""How alike two pictures are, by four measures that a copy cannot easily escape together.
+"""How alike two pictures are, by measures that a copy cannot easily escape together.
 
 * `hash`: a perceptual hash of the whole picture, which survives scaling, recompression and colour;
 * `pixels`: the correlation of small grey pictures;
 * `face`: the same of the face alone, turned upright and cut out by its landmarks, so that neither
   framing nor background hides it, and without what all faces have in common;
 * `landmarks`: the mesh after position, scale and rotation are taken away: expression and pose are
-  in it, which two photos hardly share.
+  in it, which two photos hardly share;
+* `embedding`: the features of a pretrained network, where one is asked for.
 
-Distances are 0 for the same picture. Those of the last two are not-a-number without a face, and all
-of them for a file that cannot be read.
+Distances are 0 for the same picture. Those of face and landmarks are not-a-number without a face,
+and all of them for a file that cannot be read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from PIL import Image
 
 from synth_pipeline.phantom.mesh import load_mesh
 
-MEASURES = ("hash", "pixels", "face", "landmarks")
+#: From N files to (N, D) features of length 1.
+Look = Callable[[Sequence[Path]], np.ndarray]
+MEASURES = ("hash", "pixels", "face", "landmarks", "embedding")
 
 _HASH_PX = 32
 _HASH_SIDE = 8
@@ -45,6 +48,7 @@ class Described:
         small: (N, 1024) float32, each of mean 0 and length 1.
         faces: (N, 1024) float32 as `small`, of the upright face; not-a-number without one.
         shapes: (N, 468, 2) float64, around the origin with size 1; not-a-number without a face.
+        features: (N, D) float64 of length 1, or none where no network was asked.
     """
 
     readable: np.ndarray
@@ -52,6 +56,7 @@ class Described:
     small: np.ndarray
     faces: np.ndarray
     shapes: np.ndarray
+    features: np.ndarray | None = None
 
 
 def mirror_table(landmark_model: Path) -> np.ndarray:
@@ -62,7 +67,11 @@ def mirror_table(landmark_model: Path) -> np.ndarray:
 
 
 def describe(
-    images: Sequence[Path], points_px: np.ndarray, *, mirror: np.ndarray | None = None
+    images: Sequence[Path],
+    points_px: np.ndarray,
+    *,
+    mirror: np.ndarray | None = None,
+    look: Look | None = None,
 ) -> Described:
     """Read pictures once and keep what is compared.
 
@@ -70,6 +79,7 @@ def describe(
         images: N files.
         points_px: (N, 478, 3) pixels, not-a-number where there is no face.
         mirror: (468,) of `mirror_table`, to describe the pictures with left and right changed over.
+        look: gives the features of files (`appearance`), which mirrors hardly change.
     """
     count = len(images)
     readable = np.zeros(count, bool)
@@ -95,11 +105,16 @@ def describe(
             faces[place] = _standardised(_upright_face(grey, flat))
             centred = flat - flat.mean(0)
             shapes[place] = centred / max(float(np.sqrt((centred**2).sum())), 1e-9)
-    return Described(readable, hashes, small, faces, shapes)
+    features = None
+    if look and readable.any():
+        found = look([path for path, good in zip(images, readable, strict=True) if good])
+        features = np.full((count, found.shape[1]), np.nan)
+        features[readable] = found
+    return Described(readable, hashes, small, faces, shapes, features)
 
 
 def distances(a: Described, b: Described, common_face: np.ndarray) -> dict[str, np.ndarray]:
-    """By measure (N, M) distances of N pictures to M others.
+    """By measure (N, M) distances of N pictures to M others; `embedding` where both were looked at.
 
     Args:
         a: N pictures.
@@ -107,12 +122,15 @@ def distances(a: Described, b: Described, common_face: np.ndarray) -> dict[str, 
         common_face: (1024,) of `mean_face`.
     """
     bits = np.bitwise_count(a.hashes[:, None] ^ b.hashes).astype(np.float64)
-    return {
+    found = {
         "hash": np.where(a.readable[:, None] & b.readable, bits, np.nan),
         "pixels": 1 - (a.small @ b.small.T).astype(np.float64),
         "face": 1 - (_own(a.faces, common_face) @ _own(b.faces, common_face).T).astype(np.float64),
         "landmarks": _shape_distances(a.shapes, b.shapes),
     }
+    if a.features is not None and b.features is not None:
+        found["embedding"] = 1 - a.features @ b.features.T
+    return found
 
 
 def mean_face(*described: Described) -> np.ndarray:

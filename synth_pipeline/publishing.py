@@ -53,6 +53,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                 predictions=inputs["scores"] / "predictions.parquet",
                 ranking=inputs["ranking"] / "ranking.parquet",
                 copies=inputs["copies"] / "copies.parquet",
+                memorisation=inputs["memorisation"] / "memorisation.parquet",
                 selection=inputs["selection"] / "selection.parquet",
                 case_counts=[
                     {"class_id": name, "train": len(case_set.train(name)), "test": held_out[name]}
@@ -98,6 +99,7 @@ def publish(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> 
         "predictions.parquet": study.scores(classes),
         "ranking.parquet": study.ranking(classes),
         "copies.parquet": study.copies(classes),
+        "memorisation.parquet": study.memorisation(classes),
     }
     for name, node in folder_of.items():
         content = (study.graph.artifact(node).path / name).read_bytes()

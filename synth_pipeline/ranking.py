@@ -4,7 +4,7 @@ Held-out photos have no part in a prototype, though the published protocol lets 
 photo that shaped the choice of training images would be no test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from synth_pipeline import embeddings, landmarks, measures
 from synth_pipeline.config import RankingConfig
 from synth_pipeline.errors import InputError
+from synth_pipeline.likeness import Look
 
 
 def run(
@@ -22,6 +23,7 @@ def run(
     real: Mapping[str, Path],
     synthetic: Mapping[str, Path],
     out_dir: Path,
+    appearance: Mapping[str, Mapping[int, float]] | None = None,
 ) -> dict[str, float]:
     """Write `ranking.parquet`, `prototypes.parquet` and `embeddings.parquet`.
 
@@ -34,6 +36,7 @@ def run(
         real: class id to the `landmarks` artifact of its training photos.
         synthetic: class id to the `landmarks` artifact of its synthetic images.
         out_dir: an empty folder.
+        appearance: of each class, index to what `appearance_distances` says of the image.
 
     Returns:
         The share of synthetic images with a face, and of those whose true class ranks first.
@@ -64,7 +67,9 @@ def run(
         away_N = usual.away(name, measures.measure(table.points_px[table.found]))
         values = iter(zip(cosines_NC[:, own], distances_N, ranks_N, away_N, strict=True))
         for image_id, found in zip(table.image_ids, table.found, strict=True):
-            rows.append((name, int(image_id), bool(found), *(next(values) if found else _NOTHING)))
+            told = next(values) if found else _NOTHING
+            look = appearance[name].get(int(image_id)) if appearance else None
+            rows.append((name, int(image_id), bool(found), *told, look))
     columns = list(zip(*rows, strict=True))
     arrays = [pa.array(column, kind) for column, kind in zip(columns, _RANKING.types, strict=True)]
     table_out = pa.Table.from_arrays(arrays, schema=_RANKING)
@@ -94,6 +99,8 @@ _RANKING = pa.schema(
         ("euclidean", pa.float64()),
         ("true_class_rank", pa.int32()),
         ("pulled_away_by", pa.list_(pa.string())),
+        # Null where no backbone was asked.
+        ("appearance", pa.float64()),
     ]
 )
 #: Where there is no face.
@@ -165,3 +172,15 @@ def load_embeddings(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         own_N = class_N == name
         found[str(name)] = (index_N[own_N], embedded_ND[own_N])
     return found
+
+
+def appearance_distances(look: Look, photos: Sequence[Path], images: Sequence[Path]) -> list[float]:
+    """How far images look from a class's photos: one minus the cosine to the photos' mean features.
+
+    Args:
+        look: features of files (`appearance`).
+        photos: training photos of the class.
+        images: synthetic images.
+    """
+    mean = look(photos).mean(0, keepdims=True)
+    return (1 - embeddings.cosine(look(images), mean)[:, 0]).tolist()

@@ -23,6 +23,7 @@ from synth_pipeline.scores import best_by_regime
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL_PX = 112
+_PULLED_SHOWN = 6
 _METRICS = ("top1", "top5", "top10", "top30", "macro_f1")
 
 
@@ -32,7 +33,7 @@ class ReportInputs:
 
     Attributes:
         config_yaml: the resolved configuration, fit to be shown.
-        scores, predictions, ranking, copies, selection: Parquet files of the study.
+        scores, predictions, ranking, copies, memorisation, selection: Parquet files of the study.
         case_counts: class_id, train and test for each class.
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
         provenance: stage, label, key and digest of every artifact.
@@ -48,6 +49,7 @@ class ReportInputs:
     predictions: Path
     ranking: Path
     copies: Path
+    memorisation: Path
     selection: Path
     case_counts: Sequence[Mapping[str, Any]]
     failed: Mapping[str, str]
@@ -69,6 +71,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
     scores = pq.read_table(inputs.scores).to_pylist()
     ranking = pq.read_table(inputs.ranking).to_pylist()
     copies = pq.read_table(inputs.copies).to_pylist()
+    memorised = {row["class_id"]: row for row in pq.read_table(inputs.memorisation).to_pylist()}
     selection = pq.read_table(inputs.selection).to_pylist()
     cases_tested = pq.read_table(inputs.predictions, columns=["case_id"])["case_id"]
     top1 = [row for row in scores if row["metric"] == "top1"]
@@ -97,8 +100,10 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         ranked=len(ranks),
         median_rank=statistics.median(ranks) if ranks else None,
         generated=len(ranking),
-        withheld=sum(row["copy"] for row in copies),
+        withheld=sum(bool(row["copy"]) for row in copies),
         class_rows=_class_rows(inputs.case_counts, ranking, copies, selection, largest),
+        memorised=memorised,
+        pulled=_pulled(ranking),
         largest=largest,
         failed=sorted(inputs.failed.items()),
         pictures={
@@ -150,6 +155,22 @@ def _class_rows(
         }
         for counts in case_counts
     ]
+
+
+def _pulled(ranking: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, int]]:
+    """The measures most often off in images that are nearer to another class.
+
+    Each with the number of images in which it is too large, and too small.
+    """
+    larger: Counter[str] = Counter()
+    smaller: Counter[str] = Counter()
+    for row in ranking:
+        if row["true_class_rank"] != 1:
+            for told in row["pulled_away_by"] or ():
+                name, deviations = told.rsplit(" ", 1)
+                (larger if float(deviations) > 0 else smaller)[name] += 1
+    both = larger + smaller
+    return [(name, larger[name], smaller[name]) for name, _ in both.most_common(_PULLED_SHOWN)]
 
 
 def _thumbnail(path: Path) -> str:

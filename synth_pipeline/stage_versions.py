@@ -17,5 +17,6 @@ STAGE_VERSIONS = {
     "training": 1,
     "evaluation": 1,
     "scores": 1,
-    "report": 1,
+    "memorisation": 1,
+    "report": 2,
 }

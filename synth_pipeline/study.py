@@ -14,19 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from synth_pipeline import cases, selection, synthetic_set
+from synth_pipeline import cases, models, selection, synthetic_set
 from synth_pipeline.config import Strategy
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output
 from synth_pipeline.study_cases import TORCH, once, without
-from synth_pipeline.study_synthesis import SynthesisOfStudy
+from synth_pipeline.study_selection import SelectionOfStudy
 
 #: Between a regime and the strategy that selected its images, where that is not the study's own.
 _BY = " by "
 
 
-class Study(SynthesisOfStudy):
+class Study(SelectionOfStudy):
     """A whole study: its cases, its synthetic images, and its recognisers.
 
     Args:
@@ -162,6 +162,48 @@ class Study(SynthesisOfStudy):
             libraries=("numpy",),
         )
 
+    @once
+    def memorisation(self, classes: Sequence[str]) -> Node:
+        """Whether synthetic images are nearer to training photos than to held-out ones."""
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import memorisation
+
+            case_set = cases.load(inputs["cases"])
+            done = memorisation.run(
+                real={n: [(c.case_id, c.path) for c in case_set.train(n)] for n in classes},
+                held_out={n: [c.path for c in case_set.test() if c.class_id == n] for n in classes},
+                synthetic={
+                    n: [(s.index, s.path) for s in synthetic_set.load(inputs[f"sampling/{n}"])]
+                    for n in classes
+                },
+                real_landmarks={n: inputs[f"real/{n}"] for n in classes},
+                synthetic_landmarks={n: inputs[f"synthetic/{n}"] for n in classes},
+                landmark_model=self.landmark_model,
+                seed=self.config.seed,
+                out_dir=out_dir,
+                progress=progress,
+            )
+            return Output(measurements=done)
+
+        return self._node(
+            "memorisation",
+            "",
+            {
+                "model": models.FACE_LANDMARKER_SHA256,
+                "classes": list(classes),
+                "seed": self.config.seed,
+            },
+            body,
+            inputs=(
+                *self._train_inputs(classes),
+                Input("test", self.cases(), "test"),
+                *self._sampling_inputs(classes),
+                *self._landmark_inputs(classes),
+            ),
+            libraries=("mediapipe", "numpy", "pillow"),
+        )
+
     def nodes(self, classes: Sequence[str]) -> Iterator[Node]:
         """Every node of the study in the order in which it runs."""
         yield self.cases()
@@ -177,6 +219,7 @@ class Study(SynthesisOfStudy):
                 yield self.training(classes, *run, fold)
             yield self.evaluation(classes, *run)
         yield self.scores(classes)
+        yield self.memorisation(classes)
 
     def expected_classes(self) -> list[str]:
         """The classes of the case set or, before it is made, of the source."""

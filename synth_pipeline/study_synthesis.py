@@ -1,18 +1,16 @@
-"""A study from photos to the synthetic images that are trained on, as nodes."""
+"""A study from photos to synthetic images, as nodes."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from synth_pipeline import cases, models, selection, synthetic_set
-from synth_pipeline.config import Strategy
+from synth_pipeline import cases, models, synthetic_set
 from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import SynthPipelineError
 from synth_pipeline.graph import WORK, Input, Node
 from synth_pipeline.progress import Progress, silent
-from synth_pipeline.store import Output, canonical_json, file_sha256
+from synth_pipeline.store import Output, file_sha256
 from synth_pipeline.study_cases import TORCH, CasesOfStudy, once, without
 
 #: Whose versions decide what a diffusion model learns or draws.
@@ -20,7 +18,7 @@ DIFFUSION = (*TORCH, "diffusers", "transformers")
 
 
 class SynthesisOfStudy(CasesOfStudy):
-    """Everything that is made for one class, and what compares the classes' images."""
+    """Everything that is made for one class."""
 
     @cached_property
     def signer(self) -> Signer | None:
@@ -254,125 +252,6 @@ class SynthesisOfStudy(CasesOfStudy):
             self.sampling(class_id),
             self.landmarks_synthetic(class_id),
         ]
-
-    @once
-    def ranking(self, classes: Sequence[str]) -> Node:
-        """Prototypes of training photos, and how near each synthetic image lies to them."""
-        settings = self.config.ranking
-
-        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
-            from synth_pipeline import ranking
-
-            done = ranking.run(
-                settings,
-                real={name: inputs[f"real/{name}"] for name in classes},
-                synthetic={name: inputs[f"synthetic/{name}"] for name in classes},
-                out_dir=out_dir,
-            )
-            return Output(measurements=done)
-
-        return self._node(
-            "ranking",
-            "",
-            {"ranking": settings.key_slice(), "classes": list(classes)},
-            body,
-            inputs=tuple(self._landmark_inputs(classes)),
-            libraries=("numpy",),
-        )
-
-    @once
-    def copies(self, classes: Sequence[str]) -> Node:
-        """The copy audit: synthetic images that lie too near a training photo."""
-        settings = self.config.copies
-
-        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
-            from synth_pipeline import copies
-
-            case_set = cases.load(inputs["cases"])
-            done = copies.run(
-                settings,
-                real={
-                    name: [(c.case_id, c.subject_id, c.path) for c in case_set.train(name)]
-                    for name in classes
-                },
-                synthetic={
-                    name: [
-                        (s.index, s.path) for s in synthetic_set.load(inputs[f"sampling/{name}"])
-                    ]
-                    for name in classes
-                },
-                real_landmarks={name: inputs[f"real/{name}"] for name in classes},
-                synthetic_landmarks={name: inputs[f"synthetic/{name}"] for name in classes},
-                landmark_model=self.landmark_model,
-                out_dir=out_dir,
-                progress=progress,
-            )
-            return Output(measurements=done)
-
-        return self._node(
-            "copies",
-            "",
-            {
-                "copies": settings.key_slice(),
-                "model": models.FACE_LANDMARKER_SHA256,
-                "classes": list(classes),
-            },
-            body,
-            inputs=(
-                *self._train_inputs(classes),
-                *self._sampling_inputs(classes),
-                *self._landmark_inputs(classes),
-            ),
-            libraries=("numpy", "pillow"),
-        )
-
-    def scales(self, classes: Sequence[str]) -> list[int]:
-        """How many synthetic images each scale trains on, ascending.
-
-        Raises:
-            InputError: a scale asks for more images than are generated.
-        """
-        generated = len(classes) * self.config.sampling.images_per_class
-        return selection.resolve_scales(self.config.selection.scales, generated)
-
-    @once
-    def selection(self, classes: Sequence[str], strategy: Strategy | None = None) -> Node:
-        """Which synthetic images are trained on, for every scale; by the study's own strategy."""
-        strategy = strategy or self.config.selection.strategy
-        settings = self.config.selection.model_copy(update={"strategy": strategy})
-
-        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
-            sha256 = {
-                (name, sample.index): sample.sha256
-                for name in classes
-                for sample in synthetic_set.load(inputs[f"sampling/{name}"])
-            }
-            done = selection.run(
-                settings,
-                ranking_dir=inputs["ranking"],
-                copies_dir=inputs["copies"],
-                sha256=sha256,
-                out_dir=out_dir,
-            )
-            parts = {
-                f"scale/{scale}": hashlib.sha256(
-                    canonical_json([[p.class_id, p.index, p.sha256] for p in picks])
-                ).hexdigest()
-                for scale, picks in selection.load(out_dir).items()
-            }
-            return Output(parts=parts, measurements=done)
-
-        return self._node(
-            "selection",
-            strategy if strategy != self.config.selection.strategy else "",
-            {"selection": without(settings.key_slice(), "compare"), "scales": self.scales(classes)},
-            body,
-            inputs=(
-                Input("ranking", self.ranking(classes)),
-                Input("copies", self.copies(classes)),
-                *self._sampling_inputs(classes),
-            ),
-        )
 
     def _landmark_inputs(self, classes: Sequence[str]) -> list[Input]:
         return [

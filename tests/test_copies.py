@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from synth_pipeline import copies, landmarks, likeness
+from synth_pipeline.appearance import Appearance
 from synth_pipeline.config import CopiesConfig
 from synth_pipeline.phantom.dataset import make_dataset
 
@@ -209,6 +210,21 @@ def test_one_subject_alone_leaves_the_fixed_thresholds_and_says_so(audit, crowd,
     rows, thresholds = audit(tmp_path, real, [files[0], files[9]])
     assert thresholds["calibration"].startswith("none")
     assert rows[0]["copy"]
+
+
+def test_features_of_a_network_are_compared_where_one_is_asked_for(crowd, landmark_model, tmp_path):
+    files = [files[0] for files in crowd.values()]
+    points_px = np.full((len(files), 478, 3), np.nan)
+    look = Appearance("mobilenetv3_small_075", "embedded", 64)
+    gallery = copies.Gallery(files, points_px, landmark_model, look=look)
+    again = tmp_path / "again.png"
+    _recompressed(Image.open(files[2]).convert("RGB")).save(again)
+    pictures = likeness.describe([again, files[5]], points_px[:2], look=look)
+    apart = gallery.distances(pictures)["embedding"]
+    assert apart.argmin(1).tolist() == [2, 5]
+    assert apart[1, 5] == pytest.approx(0, abs=1e-6)
+    between = gallery.distances(gallery.photos)["embedding"]
+    assert apart[0, 2] < 0.5 * np.median(between[~np.eye(len(files), dtype=bool)])
 
 
 def test_a_black_image_is_no_copy(audit, crowd, tmp_path):

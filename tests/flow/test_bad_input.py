@@ -193,3 +193,10 @@ def test_a_class_without_a_face_is_listed_while_the_others_finish(finished, writ
     to_run = [line for line in planned.out.splitlines() if line.startswith("run ")]
     assert to_run
     assert all("noise" in line and "failed last time" in line for line in to_run)
+
+
+@pytest.mark.parametrize("key", ["ranking.backbone", "copies.backbone"])
+def test_a_backbone_that_timm_does_not_have(refused, write_config, noise_folder, key):
+    config = write_config(noise_folder, *FOLDERS)
+    message = refused("run", config, "--until", "copies", "--set", f"{key}=resnett18")
+    assert f"{key}: timm has no model resnett18" in message

@@ -16,7 +16,7 @@ from tests.command_line import command
 
 STAGES = {
     "cases", "landmarks", "dreambooth", "sampling", "ranking", "copies", "selection", "training",
-    "evaluation", "scores", "report",
+    "evaluation", "scores", "memorisation", "report",
 }  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def test_damage_through_the_command_line(finished):
     assert planned.code == 0
     rows = [line for line in planned.out.splitlines() if line.startswith("run ")]
     assert len(rows) == 1
-    assert f"sampling    {manifest['label']}" in rows[0]
+    assert ["sampling", manifest["label"]] == rows[0].split()[1:3]
     assert "images/00000.png has 12 bytes instead of" in rows[0]
     known = len(task_runs(finished.root))
     ended = finished.again()
@@ -217,7 +217,7 @@ def test_plan_before_the_first_run_writes_nothing(finished, tmp_path):
     assert ended.code == 0
     assert not (tmp_path / "new").exists()
     assert "never made" in ended.out
-    assert ended.out.splitlines()[-1].endswith("0 cached, 27 to run")
+    assert ended.out.splitlines()[-1].endswith("0 cached, 28 to run")
 
 
 def test_a_scale_that_is_added_trains_only_that_scale(finished, tmp_path):
@@ -233,6 +233,21 @@ def test_a_scale_that_is_added_trains_only_that_scale(finished, tmp_path):
     ]
 
 
+def test_a_backbone_that_looks_at_pictures_touches_ranking_and_audit_only(finished, tmp_path):
+    shutil.copytree(finished.root / "store", tmp_path / "store")
+    looks = [f"{stage}.backbone=test_resnet" for stage in ("ranking", "copies")]
+    study = Study(load_config(finished.config, looks), tmp_path)
+    assert make_everything(study) == ["ranking", "copies", "selection", "report"]
+    classes = study.case_set.classes
+    ranked = study.graph.artifact(study.ranking(classes)).path / "ranking.parquet"
+    copies = study.graph.artifact(study.copies(classes)).path / "copies.parquet"
+    for column in (
+        pq.read_table(ranked)["appearance"],
+        pq.read_table(copies)["embedding_distance"],
+    ):
+        assert column.null_count == 0
+
+
 def test_held_out_photos_influence_nothing_but_the_scores(finished, tmp_path):
     """Other people in the test split: every stage before the evaluation stays as it is."""
     shutil.copytree(finished.root / "store", tmp_path / "store")
@@ -244,4 +259,10 @@ def test_held_out_photos_influence_nothing_but_the_scores(finished, tmp_path):
         Image.new("RGB", (128, 128), colour).save(source / row["file"])
     config = load_config(finished.config, [f"cases.source={source}"])
     executed = make_everything(Study(config, tmp_path))
-    assert {name.split(" ")[0] for name in executed} == {"cases", "evaluation", "scores", "report"}
+    assert {name.split(" ")[0] for name in executed} == {
+        "cases",
+        "evaluation",
+        "scores",
+        "memorisation",
+        "report",
+    }
