@@ -6,6 +6,7 @@ contain the smaller.
 """
 
 import heapq
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,9 +19,9 @@ DUPLICATE_BITS = 4
 
 
 def greedy_order(
-    embedded_ND: np.ndarray, quality_N: np.ndarray, hashes_N: np.ndarray, most: int
-) -> list[int]:
-    """Images of one class in the order in which they are worth most.
+    embedded_ND: np.ndarray, quality_N: np.ndarray, hashes_N: np.ndarray
+) -> Iterator[int]:
+    """Images of one class in the order in which they are worth most, chosen as they are asked for.
 
     The worth of a choice S is the sum over anchors a of q_a · max over i in S of q_i · s_ia, with
     s_ia = exp(-d² / 2σ²) of their distance in the embedding and σ its median. An image whose hash
@@ -31,9 +32,8 @@ def greedy_order(
         embedded_ND: of the images, best first; ties in worth go to the earlier.
         quality_N: of each, 0 to 1.
         hashes_N: uint64 perceptual hash of each.
-        most: no more than this many are chosen.
 
-    Returns:
+    Yields:
         Places in the arguments, no duplicates among them.
     """
     count = len(embedded_ND)
@@ -49,9 +49,8 @@ def greedy_order(
     bounds = covers_NA.sum(1) + _OWN * quality_N
     waiting = [(-float(bound), place) for place, bound in enumerate(bounds)]
     heapq.heapify(waiting)
-    chosen: list[int] = []
-    hashes = np.empty(min(most, count), np.uint64)
-    while waiting and len(chosen) < most:
+    hashes, chosen = np.empty(count, np.uint64), 0
+    while waiting:
         _, place = waiting[0]
         bound = -gain(place)
         # Compared with the next as the heap does, so that ties go to the earlier image.
@@ -59,12 +58,12 @@ def greedy_order(
             heapq.heapreplace(waiting, (bound, place))
             continue
         heapq.heappop(waiting)
-        if _seen(hashes_N[place], hashes[: len(chosen)]):
+        if _seen(hashes_N[place], hashes[:chosen]):
             continue
-        hashes[len(chosen)] = hashes_N[place]
-        chosen.append(place)
+        hashes[chosen] = hashes_N[place]
+        chosen += 1
         np.maximum(covered_A, covers_NA[place], out=covered_A)
-    return chosen
+        yield place
 
 
 def _seen(one: np.uint64, chosen: np.ndarray) -> bool:

@@ -5,7 +5,7 @@ the larger contain the smaller.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +95,9 @@ def run(
     if config.strategy == "top-overall":
         ordered = _all_together(eligible)
     elif config.strategy == "top-per-class":
-        ordered = _in_turn(eligible)
+        ordered = _in_turn(eligible, scales[-1])
     else:
-        ordered = _in_turn(_diverse(eligible, ranking_dir, copies_dir, most=scales[-1]))
+        ordered = _in_turn(_diverse(eligible, ranking_dir, copies_dir), scales[-1])
     rows = [
         {
             "scale": scale,
@@ -155,8 +155,8 @@ def _eligible(
 
 
 def _diverse(
-    eligible: Mapping[str, list[Pick]], ranking_dir: Path, copies_dir: Path, most: int
-) -> dict[str, list[Pick]]:
+    eligible: Mapping[str, list[Pick]], ranking_dir: Path, copies_dir: Path
+) -> dict[str, Iterator[Pick]]:
     """By class, picks in the order in which they add most; near-duplicates are left out."""
     copies = pq.read_table(
         copies_dir / "copies.parquet", columns=["class_id", "index", "perceptual_hash"]
@@ -169,21 +169,18 @@ def _diverse(
         )
     )
     embedded = ranking.load_embeddings(ranking_dir)
-    chosen: dict[str, list[Pick]] = {}
-    for name, picks in eligible.items():
-        if not picks:
-            chosen[name] = []
-            continue
+
+    def chosen(name: str, picks: list[Pick]) -> Iterator[Pick]:
         indices, vectors = embedded[name]
         places = dict(zip(indices.tolist(), range(len(indices)), strict=True))
         order = diversity.greedy_order(
             vectors[[places[pick.index] for pick in picks]],
             np.array([(1 + pick.cosine) / (2 * pick.rank) for pick in picks]),
             np.array([hashes[name, pick.index] for pick in picks], np.uint64),
-            most,
         )
-        chosen[name] = [picks[place] for place in order]
-    return chosen
+        return (picks[place] for place in order)
+
+    return {name: chosen(name, picks) for name, picks in eligible.items() if picks}
 
 
 def _best_first(pick: Pick) -> tuple[float, str, int]:
@@ -195,10 +192,16 @@ def _all_together(eligible: Mapping[str, list[Pick]]) -> list[Pick]:
     return sorted((pick for picks in eligible.values() for pick in picks), key=_best_first)
 
 
-def _in_turn(eligible: Mapping[str, list[Pick]]) -> list[Pick]:
-    """Everybody's best, then everybody's second best; a class that has run out is passed over."""
-    ordered = []
-    for place in range(max(len(picks) for picks in eligible.values())):
-        turn = [picks[place] for picks in eligible.values() if place < len(picks)]
+def _in_turn(eligible: Mapping[str, Iterable[Pick]], most: int) -> list[Pick]:
+    """Everybody's best, then everybody's second best; a class that has run out is passed over.
+
+    Turns are taken until there are `most` picks.
+    """
+    ordered: list[Pick] = []
+    waiting = [iter(picks) for picks in eligible.values()]
+    while len(ordered) < most:
+        turn = [pick for picks in waiting if (pick := next(picks, None)) is not None]
+        if not turn:
+            break
         ordered += sorted(turn, key=_best_first)
     return ordered

@@ -1,5 +1,6 @@
 """Selection: who is eligible, in which order, and that larger scales contain the smaller."""
 
+import itertools
 import random
 from typing import get_args
 
@@ -191,7 +192,7 @@ def test_lazy_greedy_is_greedy(rng):
     """Against choosing by the definition, each gain computed anew for everybody."""
     embedded, quality = rng.normal(size=(60, 3)), np.sort(rng.random(60))[::-1]
     hashes = rng.integers(0, 2**63, 60).astype(np.uint64)
-    order = diversity.greedy_order(embedded, quality, hashes, 25)
+    order = list(itertools.islice(diversity.greedy_order(embedded, quality, hashes), 25))
     covers = diversity._similarity(embedded, embedded) * quality[:, None] * quality
     covered, plain = np.zeros(60), []
     for _ in range(25):
