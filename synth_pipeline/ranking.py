@@ -4,6 +4,7 @@ Held-out photos have no part in a prototype, though the published protocol lets 
 photo that shaped the choice of training images would be no test.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from synth_pipeline import embeddings, landmarks, measures
 from synth_pipeline.config import RankingConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.likeness import Look
+
+logger = logging.getLogger("synth_pipeline")
 
 
 def run(
@@ -50,6 +53,9 @@ def run(
         if not table.found.any():
             raise InputError(f"Class {name} has no training photo with a face; leave it out.")
     faces = {name: table.points_px[table.found] for name, table in tables.items()}
+    single = [name for name in classes if len(faces[name]) == 1]
+    if single:
+        logger.warning("a single photo is the prototype of: %s", ", ".join(single))
     labels = [number for number, name in enumerate(classes) for _ in faces[name]]
     everybody = np.concatenate([faces[name] for name in classes])
     population = embeddings.fit(config.embedding, everybody, labels)

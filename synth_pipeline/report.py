@@ -103,6 +103,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         withheld=sum(bool(row["copy"]) for row in copies),
         class_rows=_class_rows(inputs.case_counts, ranking, copies, selection, largest),
         memorised=memorised,
+        single=[row["class_id"] for row in inputs.case_counts if row["train"] == 1],
         pulled=_pulled(ranking),
         largest=largest,
         failed=sorted(inputs.failed.items()),

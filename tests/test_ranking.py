@@ -113,6 +113,12 @@ def test_the_measures_that_pull_an_image_away_are_named(tmp_path, people):
     assert all(len(row["pulled_away_by"]) <= 3 for row in rows)
 
 
+def test_a_prototype_of_one_photo_is_said(tmp_path, people, caplog):
+    rank(tmp_path, people(spread_px=0.3), shots=1)
+    assert "a single photo is the prototype of: a, b, c, d" in caplog.text
+    assert pq.read_table(tmp_path / "prototypes.parquet")["images"].to_pylist() == [1] * 4
+
+
 def test_classes_that_tie_share_the_better_rank(tmp_path, people):
     faces = people(classes=3, spread_px=0.3)
     faces["b"] = faces["a"].copy()
