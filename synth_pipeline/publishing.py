@@ -50,6 +50,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                 name=study.config.name,
                 config_yaml=public_config(study),
                 scores=inputs["scores"] / "scores.parquet",
+                comparisons=inputs["scores"] / "comparisons.parquet",
                 predictions=inputs["scores"] / "predictions.parquet",
                 ranking=inputs["ranking"] / "ranking.parquet",
                 copies=inputs["copies"] / "copies.parquet",
@@ -96,6 +97,7 @@ def publish(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> 
     folder_of = {
         "report.html": report_node(study, classes, failed),
         "scores.parquet": study.scores(classes),
+        "comparisons.parquet": study.scores(classes),
         "predictions.parquet": study.scores(classes),
         "ranking.parquet": study.ranking(classes),
         "copies.parquet": study.copies(classes),

@@ -33,7 +33,8 @@ class ReportInputs:
 
     Attributes:
         config_yaml: the resolved configuration, fit to be shown.
-        scores, predictions, ranking, copies, memorisation, selection: Parquet files of the study.
+        scores, comparisons, predictions: Parquet files of the study.
+        ranking, copies, memorisation, selection: the same.
         case_counts: class_id, train and test for each class.
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
         provenance: stage, label, key and digest of every artifact.
@@ -46,6 +47,7 @@ class ReportInputs:
     name: str
     config_yaml: str
     scores: Path
+    comparisons: Path
     predictions: Path
     ranking: Path
     copies: Path
@@ -91,7 +93,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         classes=len(inputs.case_counts),
         best=best_by_regime(top1),
         folds=top1[0]["folds"],
-        table=_table(scores),
+        table=_table(scores, pq.read_table(inputs.comparisons).to_pylist()),
         metrics=_METRICS,
         depth={row["metric"]: row["k"] for row in scores},
         scale_figure=Markup(figures.accuracy_against_scale(top1)),
@@ -121,13 +123,23 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
     out_file.write_text(page, encoding="utf-8")
 
 
-def _table(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each run, with its metrics by name."""
+def _table(
+    scores: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One line for each run, with its metrics by name, and how it does against real photos only."""
+    compared = {(row["backbone"], row["regime"], row["scale"]): row for row in comparisons}
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in scores:
         run = (row["backbone"], row["regime"], row["scale"])
         line = lines.setdefault(
-            run, {"backbone": run[0], "regime": run[1], "images": row["images"], "metrics": {}}
+            run,
+            {
+                "backbone": run[0],
+                "regime": run[1],
+                "images": row["images"],
+                "metrics": {},
+                "against_real": compared.get(run),
+            },
         )
         line["metrics"][row["metric"]] = row
     return list(lines.values())

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synth_pipeline.comparison import against, calibration_errors, right_together
 from synth_pipeline.seeds import derived_seed
 
 TOP_K = (1, 5, 10, 30)
@@ -21,19 +22,28 @@ _LEVEL = 0.95
 
 
 def run(predictions: Sequence[Path], *, seed: int, out_dir: Path) -> dict[str, float]:
-    """Write `scores.parquet`: one row for each run and metric.
+    """Write `scores.parquet`, one row for each run and metric, and `comparisons.parquet`.
 
     Columns: backbone, regime, scale (null for `real`), images (trained on), metric (`top1` ...
-    `macro_f1`), k (capped at the number of classes; null for F1), mean and sample deviation over
-    folds, low and high of the 95 % interval, folds, test_images, classes. Shares are 0 to 1.
+    `macro_f1`; `ensemble_top1`, of the folds' mean probability; `ece`, the expected calibration
+    error), k (capped at the number of classes; null where there is none), mean and sample deviation
+    over folds (null for the ensemble), low and high of the 95 % interval, folds, test_images,
+    classes. Shares are 0 to 1.
+
+    The comparisons: of each run against the same backbone on real photos only, on the same test
+    photos, each by its folds together: how many only one of the two gets right, and the exact
+    p-value of McNemar's test.
 
     Args:
         predictions: `predictions.parquet` of every evaluation.
         seed: of the bootstrap.
         out_dir: an empty folder.
     """
-    rows = [row for path in predictions for row in _score(pq.read_table(path), seed)]
+    tables = [pq.read_table(path) for path in predictions]
+    rows = [row for table in tables for row in _score(table, seed)]
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "scores.parquet")
+    compared = pa.Table.from_pylist(_compare(tables), _COMPARISONS)
+    pq.write_table(compared, out_dir / "comparisons.parquet")
     return {"runs": len(predictions)}
 
 
@@ -56,13 +66,56 @@ _SCHEMA = pa.schema(
 )
 
 
-def _score(table: pa.Table, seed: int) -> list[dict]:
-    first = table.slice(0, 1).to_pylist()[0]
+_COMPARISONS = pa.schema(
+    [
+        ("backbone", pa.string()),
+        ("regime", pa.string()),
+        ("scale", pa.int32()),
+        ("only_real_right", pa.int32()),
+        ("only_this_right", pa.int32()),
+        ("p_value", pa.float64()),
+    ]
+)
+
+
+def _compare(tables: Sequence[pa.Table]) -> list[dict]:
+    """Every run against its backbone's on real photos only, where there is one."""
+    right, rows = {}, []
+    for table in tables:
+        probabilities_FNK, true_N, first = _unpacked(table)
+        run_name = (first["backbone"], first["regime"], first["scale"])
+        right[run_name] = right_together(probabilities_FNK, true_N)
+    for (backbone, regime, scale), own_N in right.items():
+        real_N = right.get((backbone, "real", None))
+        if regime == "real" or real_N is None:
+            continue
+        only_real, only_this, p_value = against(real_N, own_N)
+        rows.append(
+            {
+                "backbone": backbone,
+                "regime": regime,
+                "scale": scale,
+                "only_real_right": only_real,
+                "only_this_right": only_this,
+                "p_value": p_value,
+            }
+        )
+    return rows
+
+
+def _unpacked(table: pa.Table) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """(F, N, K) probabilities, (N,) index of the true class, and what names the run."""
     folds = int(table["fold"].to_numpy().max()) + 1
     probabilities_FNK = np.stack(table["probabilities"].to_numpy()).reshape(
         folds, table.num_rows // folds, -1
     )
     true_N = table["true_index"].to_numpy()[: probabilities_FNK.shape[1]]
+    return probabilities_FNK, true_N, table.slice(0, 1).to_pylist()[0]
+
+
+def _score(table: pa.Table, seed: int) -> list[dict]:
+    probabilities_FNK, true_N, first = _unpacked(table)
+    folds = len(probabilities_FNK)
     images, classes = probabilities_FNK.shape[1:]
     run_name = (first["backbone"], first["regime"], first["scale"] or 0)
     rng = np.random.default_rng(derived_seed(seed, "bootstrap", *run_name))
@@ -81,6 +134,12 @@ def _score(table: pa.Table, seed: int) -> list[dict]:
     )
     per_fold_FB = np.stack([macro_f1(g, true_N, classes, images_BN) for g in guesses_FN])
     rows.append(("macro_f1", None, per_fold_F, (folds_BF * per_fold_FB.T).sum(1) / folds))
+    once = np.ones((1, images))
+    errors_F = np.array([calibration_errors(p, true_N, once)[0] for p in probabilities_FNK])
+    errors_FB = np.stack([calibration_errors(p, true_N, images_BN) for p in probabilities_FNK])
+    rows.append(("ece", None, errors_F, (folds_BF * errors_FB.T).sum(1) / folds))
+    together_N = right_together(probabilities_FNK, true_N)
+    rows.append(("ensemble_top1", 1, together_N.mean()[None], images_BN @ together_N / images))
     tail = (1 - _LEVEL) / 2
     return [
         {
@@ -88,7 +147,7 @@ def _score(table: pa.Table, seed: int) -> list[dict]:
             "metric": metric,
             "k": k,
             "mean": float(values_F.mean()),
-            "deviation": float(values_F.std(ddof=1)),
+            "deviation": float(values_F.std(ddof=1)) if len(values_F) > 1 else None,
             "low": float(np.quantile(resampled_B, tail)),
             "high": float(np.quantile(resampled_B, 1 - tail)),
             "folds": folds,

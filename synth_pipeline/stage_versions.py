@@ -16,7 +16,7 @@ STAGE_VERSIONS = {
     "selection": 2,
     "training": 1,
     "evaluation": 1,
-    "scores": 1,
+    "scores": 2,
     "memorisation": 1,
     "report": 2,
 }

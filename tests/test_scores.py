@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score, top_k_accuracy_score
 
-from synth_pipeline import scores
+from synth_pipeline import comparison, scores
 from synth_pipeline.evaluation import _SCHEMA
 
 
@@ -129,3 +130,54 @@ def test_the_best_says_among_how_many_it_is_the_best():
         {"regime": "real", "mean": 0.3, "of": 1},
         {"regime": "synthetic", "mean": 0.4, "of": 2},
     ]
+
+
+@pytest.mark.parametrize("only_first", [0, 1, 3, 9, 20])
+@pytest.mark.parametrize("only_second", [0, 2, 9, 15])
+def test_mcnemars_p_value_is_the_binomial_tests(only_first, only_second):
+    differing = only_first + only_second
+    expected = binomtest(only_first, differing).pvalue if differing else 1.0
+    assert comparison.mcnemar_exact(only_first, only_second) == pytest.approx(expected)
+
+
+def test_runs_are_compared_with_real_only_photo_by_photo(tmp_path, rng):
+    real, true_N = random_predictions(rng, images=60, skill=1.0)
+    made, _ = random_predictions(rng, images=60)
+    made[:, :30] = np.eye(12)[true_N[:30]]
+    tables = [
+        write_predictions(tmp_path / "real.parquet", real, true_N),
+        write_predictions(tmp_path / "made.parquet", made, true_N, scale=9),
+    ]
+    scores.run(tables, seed=1, out_dir=tmp_path)
+    (row,) = pq.read_table(tmp_path / "comparisons.parquet").to_pylist()
+    assert (row["regime"], row["scale"]) == ("synthetic", 9)
+    right = [p.mean(0).argmax(1) == true_N for p in (real, made)]
+    assert row["only_real_right"] == (right[0] & ~right[1]).sum()
+    assert row["only_this_right"] == (right[1] & ~right[0]).sum()
+
+
+def test_folds_together_are_their_mean_probability(tmp_path, rng):
+    probabilities, true_N = random_predictions(rng, skill=1.0)
+    row = scored(tmp_path, probabilities, true_N)["ensemble_top1"]
+    assert row["mean"] == pytest.approx((probabilities.mean(0).argmax(1) == true_N).mean())
+    assert row["low"] <= row["mean"] <= row["high"]
+    assert row["deviation"] is None
+
+
+def test_calibration_error_by_its_definition(rng):
+    p, true_N = random_predictions(rng, folds=1, images=500, skill=2.0)
+    confidence, right = p[0].max(1), p[0].argmax(1) == true_N
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    found = comparison.calibration_errors(p[0], true_N, np.ones((1, 500)))
+    assert found[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_who_is_sure_and_right_is_calibrated_and_who_is_wrong_is_not():
+    true_N, sure = np.arange(4), np.eye(4)
+    once = np.ones((1, 4))
+    assert comparison.calibration_errors(sure, true_N, once)[0] == pytest.approx(0)
+    assert comparison.calibration_errors(sure[::-1], true_N, once)[0] == pytest.approx(1)
