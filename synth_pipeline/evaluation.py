@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -13,6 +14,7 @@ from synth_pipeline import backbones
 from synth_pipeline.config import RecognitionConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.recognition_data import read_pictures
+from synth_pipeline.shifts import SHIFTS, shifted
 from synth_pipeline.training import predict
 
 
@@ -27,7 +29,10 @@ def run(
     test: Sequence[tuple[str, str, Path]],
     out_dir: Path,
 ) -> dict[str, float]:
-    """Write `predictions.parquet` and `classes.json`.
+    """Write `predictions.parquet`, `shifts.parquet` and `classes.json`.
+
+    `shifts.parquet` holds what the folds say of the same photos blurred, compressed, darkened,
+    rotated and cropped (`shifts`): the rank of the true class, 1 the best; a tie counts against it.
 
     Args:
         config: as the folds were trained with.
@@ -50,13 +55,16 @@ def run(
             "No photo is held out, so nothing can be evaluated; raise cases.test_fraction, or add "
             "photos: a class of one is for training only."
         )
-    pictures = torch.from_numpy(read_pictures([path for _, _, path in test], config.size_px))
+    pixels = read_pictures([path for _, _, path in test], config.size_px)
+    pictures = torch.from_numpy(pixels)
+    changed = {name: torch.from_numpy(shifted(pixels, name)) for name in SHIFTS}
+    true_N = np.array([classes.index(class_id) for _, class_id, _ in test])
     model, norm = backbones.create(
         backbone, classes=len(classes), pretrained=False, dropout=config.dropout
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device, memory_format=torch.channels_last)
-    rows = []
+    rows, shift_rows = [], []
     right = 0
     for fold, folder in enumerate(fold_dirs):
         trained_on = json.loads((folder / "fold.json").read_bytes())
@@ -78,11 +86,38 @@ def run(
                     "probabilities": row,
                 }
             )
+        for name, worse in changed.items():
+            said_NK = predict(model, worse, norm, config.batch_size).numpy()
+            ranks_N = (said_NK >= said_NK[np.arange(len(test)), true_N][:, None]).sum(1)
+            for (case_id, _, _), rank in zip(test, ranks_N.tolist(), strict=True):
+                shift_rows.append(
+                    {
+                        "backbone": backbone,
+                        "regime": regime,
+                        "scale": scale,
+                        "shift": name,
+                        "fold": fold,
+                        "case_id": case_id,
+                        "true_class_rank": rank,
+                    }
+                )
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "predictions.parquet")
+    pq.write_table(pa.Table.from_pylist(shift_rows, _SHIFTS), out_dir / "shifts.parquet")
     (out_dir / "classes.json").write_text(json.dumps(list(classes), indent=1) + "\n")
     return {"test_images": len(test), "top1": right / len(rows)}
 
 
+_SHIFTS = pa.schema(
+    [
+        ("backbone", pa.string()),
+        ("regime", pa.string()),
+        ("scale", pa.int32()),
+        ("shift", pa.string()),
+        ("fold", pa.int32()),
+        ("case_id", pa.string()),
+        ("true_class_rank", pa.int32()),
+    ]
+)
 _SCHEMA = pa.schema(
     [
         ("backbone", pa.string()),

@@ -20,6 +20,7 @@ from PIL import Image
 
 from synth_pipeline import figures
 from synth_pipeline.scores import best_by_regime
+from synth_pipeline.shifts import SHIFTS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL_PX = 112
@@ -33,7 +34,7 @@ class ReportInputs:
 
     Attributes:
         config_yaml: the resolved configuration, fit to be shown.
-        scores, comparisons, predictions: Parquet files of the study.
+        scores, comparisons, shifts, predictions: Parquet files of the study.
         ranking, copies, memorisation, selection: the same.
         case_counts: class_id, train and test for each class.
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
@@ -48,6 +49,7 @@ class ReportInputs:
     config_yaml: str
     scores: Path
     comparisons: Path
+    shifts: Path
     predictions: Path
     ranking: Path
     copies: Path
@@ -95,6 +97,8 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         folds=top1[0]["folds"],
         table=_table(scores, pq.read_table(inputs.comparisons).to_pylist()),
         metrics=_METRICS,
+        shift_names=list(SHIFTS),
+        shift_table=_shift_table(scores, pq.read_table(inputs.shifts).to_pylist()),
         depth={row["metric"]: row["k"] for row in scores},
         scale_figure=Markup(figures.accuracy_against_scale(top1)),
         rank_figure=Markup(figures.true_class_ranks(ranks, len(inputs.case_counts))),
@@ -143,6 +147,20 @@ def _table(
         )
         line["metrics"][row["metric"]] = row
     return list(lines.values())
+
+
+def _shift_table(
+    scores: Sequence[Mapping[str, Any]], shifts: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One line for the best run of every regime: Top-1 as the photos are, and under each change."""
+    lines = []
+    for best in best_by_regime([row for row in scores if row["metric"] == "top1"]):
+        right: dict[str, list[bool]] = {name: [] for name in SHIFTS}
+        for row in shifts:
+            if all(row[name] == best[name] for name in ("backbone", "regime", "scale")):
+                right[row["shift"]].append(row["true_class_rank"] == 1)
+        lines.append({**best, "under": {name: statistics.mean(r) for name, r in right.items()}})
+    return lines
 
 
 def _class_rows(

@@ -15,7 +15,7 @@ STAGE_VERSIONS = {
     "copies": 2,
     "selection": 2,
     "training": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "scores": 2,
     "memorisation": 1,
     "report": 2,

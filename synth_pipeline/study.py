@@ -147,8 +147,9 @@ class Study(SelectionOfStudy):
 
             tables = [folder / "predictions.parquet" for folder in inputs.values()]
             done = scores.run(tables, seed=self.config.seed, out_dir=out_dir)
-            everything = pa.concat_tables([pq.read_table(path) for path in tables])
-            pq.write_table(everything, out_dir / "predictions.parquet")
+            for name in ("predictions.parquet", "shifts.parquet"):
+                each = [pq.read_table(folder / name) for folder in inputs.values()]
+                pq.write_table(pa.concat_tables(each), out_dir / name)
             return Output(measurements=done)
 
         return self._node(

@@ -16,6 +16,7 @@ from synth_pipeline import backbones, evaluation, training
 from synth_pipeline.config import RecognitionConfig
 from synth_pipeline.errors import InputError, StageError
 from synth_pipeline.recognition_data import Example, folds, read_pictures
+from synth_pipeline.shifts import SHIFTS, shifted
 
 CONFIG = RecognitionConfig(
     backbones=("test_resnet",),
@@ -159,6 +160,28 @@ def test_evaluation_keeps_what_each_fold_says_of_each_photo(train, phantom_files
     assert np.allclose(stored, own, atol=1e-5)
     right = [np.argmax(row["probabilities"]) == row["true_index"] for row in rows]
     assert done["top1"] == pytest.approx(np.mean(right))
+    # Of each change, what the network says of the changed photos.
+    shifts_found = pq.read_table(out_dir / "shifts.parquet").to_pylist()
+    assert len(shifts_found) == 5 * len(rows)
+    dark = torch.from_numpy(shifted(pictures.numpy(), "darkened"))
+    order = training.predict(model, dark, norm, 4).argsort(1, descending=True).tolist()
+    expected = [order[n].index(classes.index(name)) + 1 for n, (_, name, _) in enumerate(test)]
+    assert [
+        row["true_class_rank"]
+        for row in shifts_found
+        if row["shift"] == "darkened" and row["fold"] == 1
+    ] == expected
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_shift_changes_the_picture_and_keeps_its_size(phantom_files, name):
+    pictures = read_pictures(next(iter(phantom_files.values()))[:2], 64)
+    changed = shifted(pictures, name)
+    assert changed.shape == pictures.shape
+    assert changed.dtype == np.uint8
+    apart = np.abs(changed.astype(float) - pictures).mean()
+    assert 1 < apart < 120
+    assert (shifted(pictures, name) == changed).all()
 
 
 def test_nothing_held_out_is_said(tmp_path):

@@ -4,8 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, top_k_accuracy_score
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+)
 
 from synth_pipeline import comparison, scores
 from synth_pipeline.evaluation import _SCHEMA
@@ -65,6 +71,20 @@ def test_metrics_equal_scikit_learns(tmp_path, seed):
     assert rows["macro_f1"]["deviation"] == pytest.approx(np.std(expected, ddof=1))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_equal_torchmetrics(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    probabilities, true_N = random_predictions(rng, images=200, skill=1.0)
+    rows = scored(tmp_path, probabilities, true_N)
+    classes, target = probabilities.shape[2], torch.from_numpy(true_N)
+    metrics = {f"top{k}": MulticlassAccuracy(classes, k, average="micro") for k in (1, 5, 10)}
+    metrics["macro_f1"] = MulticlassF1Score(classes, average="macro")
+    metrics["ece"] = MulticlassCalibrationError(classes, n_bins=15, norm="l1")
+    for name, metric in metrics.items():
+        expected = [metric(torch.from_numpy(fold), target).item() for fold in probabilities]
+        assert rows[name]["mean"] == pytest.approx(np.mean(expected), abs=1e-5), name
+
+
 def test_k_is_capped_at_the_number_of_classes(tmp_path, rng):
     rows = scored(tmp_path, *random_predictions(rng, classes=4))
     assert [rows[f"top{k}"]["k"] for k in scores.TOP_K] == [1, 4, 4, 4]
@@ -78,12 +98,12 @@ def test_ties_count_against_the_network():
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """Images of known hardness, folds of known skill: 300 small studies; 95 % is stated.
+    """Images of known hardness, folds of known skill: 1,000 small studies; 95 % is stated.
 
     Coverage is of the accuracy over all images and folds that could have been drawn.
     """
     rng = np.random.default_rng(0)
-    folds, images, classes, covered, studies = 5, 60, 8, 0, 300
+    folds, images, classes, covered, studies = 5, 60, 8, 0, 1000
     true_N = np.tile(np.arange(classes), 8)[:images]
 
     def right(skill_F, hardness_N, count):
@@ -109,7 +129,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         ]  # fmt: skip
         row = scores._score(pa.Table.from_pylist(rows), study)[0]
         covered += row["low"] <= truth <= row["high"]
-    assert 0.92 <= covered / studies <= 0.99
+    # Measured 0.979: drawing images and folds again is known to err to the wide side (Owen 2007).
+    assert 0.93 <= covered / studies <= 0.985
 
 
 def test_same_predictions_same_bytes(tmp_path, rng):
