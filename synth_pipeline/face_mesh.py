@@ -16,7 +16,7 @@ from synth_pipeline.offline import offline_worker
 
 POINTS = 478
 _MOST_FACES = 5
-#: Measured: a notice about the alignment of memory comes with the first or with a later one.
+#: Notices may come with the first picture or, of the alignment of memory, with a later one.
 _PICTURES_FOR_NOTICES = 3
 
 

@@ -24,7 +24,7 @@ logger = logging.getLogger("synth_pipeline")
 
 #: A worker costs a tenth of a second to begin: less than this many images do not pay for it.
 _IMAGES_FOR_A_WORKER = 8
-#: More cores than this find no more faces a second: Python's own part runs on one at a time.
+#: Python's own part runs on one core at a time, so that more than a few only wait.
 _MOST_WORKERS = 8
 
 
