@@ -162,7 +162,7 @@ def _quality(
                 model=model,
                 out_dir=into[name],
                 class_id=name,
-                require_face=stage == "real",
+                real_photos=stage == "real",
             )
     ranked = folder / "ranking"
     ranked.mkdir()

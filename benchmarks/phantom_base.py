@@ -163,7 +163,7 @@ def _dreambooth(
                 model=model,
                 out_dir=stages[stage],
                 class_id=name,
-                require_face=stage == "real",
+                real_photos=stage == "real",
             )
         real[name], synthetic[name] = stages["real"], stages["synthetic"]
         if done <= 4:
@@ -242,7 +242,7 @@ def _points(pictures: list[Image.Image], model: Path) -> list[np.ndarray | None]
             files.append((str(number), Path(scratch) / f"{number}.png"))
             picture.save(files[-1][1])
         landmarks.run(
-            files, model=model, out_dir=Path(scratch), class_id="pictures", require_face=False
+            files, model=model, out_dir=Path(scratch), class_id="pictures", real_photos=False
         )
         table = landmarks.load(Path(scratch))
     return [p if found else None for p, found in zip(table.points_px, table.found, strict=True)]

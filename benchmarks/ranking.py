@@ -147,7 +147,7 @@ def _found(files: Sequence[Path], out_dir: Path, model: Path) -> landmarks.Landm
         model=model,
         out_dir=out_dir,
         class_id=out_dir.name,
-        require_face=True,
+        real_photos=True,
     )
     return landmarks.load(out_dir)
 

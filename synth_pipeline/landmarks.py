@@ -2,10 +2,7 @@
 
 import logging
 import os
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from synth_pipeline import measures
 from synth_pipeline.errors import ClassFailedError
-from synth_pipeline.face_mesh import POINTS, FaceMesh, face_mesh
+from synth_pipeline.face_mesh import POINTS
+from synth_pipeline.face_workers import Sighting, sightings
 from synth_pipeline.progress import Progress, silent
 
 logger = logging.getLogger("synth_pipeline")
 
-#: A worker costs a tenth of a second to begin: less than this many images do not pay for it.
+#: A worker costs a second to begin, if none is left from the class before.
 _IMAGES_FOR_A_WORKER = 8
-#: Python's own part runs on one core at a time, so that more than a few only wait.
+#: Each takes a quarter of a gigabyte.
 _MOST_WORKERS = 8
+_ROWS_IN_A_GROUP = 256
 
 
 @dataclass(frozen=True)
@@ -50,54 +48,64 @@ def run(
     model: Path,
     out_dir: Path,
     class_id: str,
-    require_face: bool,
+    real_photos: bool,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
     """Write `landmarks.parquet` for images of one class.
 
     The table holds, for each image, whether it could be read, its size, how many faces it shows,
-    and of the largest the points, the detector's confidence and the head's pose in degrees (see
-    `measures.pose`). How many workers look for faces never changes it.
+    and of the largest the points, the head's pose in degrees (see `measures.pose`), and of a real
+    photo the detector's confidence (asking for it takes a sixth more time, and synthetic images
+    are a hundred times as many). How many workers look for faces never changes the table.
 
     Args:
         images: id and file of each, RGB.
         model: `face_landmarker.task`.
         out_dir: an empty folder.
         class_id: for the message.
-        require_face: whether a class without any face is an error (real photos), or only a fact
-            (synthetic images).
-        workers: threads that look for faces; one for each core by default.
+        real_photos: a class of photos without any face is an error, and the detector's confidence
+            is kept; of synthetic images it is only a fact.
+        workers: processes that look for faces; one for each core by default.
         progress: told after each image.
 
     Returns:
         How many images there were, in how many a face was found, and how many cannot be read.
 
     Raises:
-        ClassFailedError: `require_face`, and there is no face in any image.
+        ClassFailedError: `real_photos`, and there is no face in any image.
         StageError: this system cannot keep MediaPipe from reporting its use to Google.
     """
-    rows: list[dict[str, Any]] = [{} for _ in images]
-    with ExitStack() as stack:
-        meshes = [
-            stack.enter_context(face_mesh(model))
-            for _ in range(workers or _workers_for(len(images)))
-        ]
-        for done, (place, row) in enumerate(_shared_out(meshes, images), start=1):
-            rows[place] = row
-            progress(done, len(images), "")
-    broken = [row["image_id"] for row in rows if not row["readable"]]
+    ids, paths = [image_id for image_id, _ in images], [path for _, path in images]
+    broken: list[str] = []
+    found = done = 0
+    with (
+        sightings(
+            model, paths, confidence=real_photos, workers=workers or _workers_for(len(images))
+        ) as seen,
+        # Random numbers do not repeat: looking for repetitions would take half the time.
+        pq.ParquetWriter(out_dir / "landmarks.parquet", _SCHEMA, use_dictionary=False) as table,
+    ):
+        # Written as they come: memory does not grow with the number of images.
+        for first in range(0, len(ids), _ROWS_IN_A_GROUP):
+            rows = []
+            for image_id in ids[first : first + _ROWS_IN_A_GROUP]:
+                rows.append(_row(image_id, next(seen)))
+                done += 1
+                progress(done, len(images), "")
+            table.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+            broken += [row["image_id"] for row in rows if not row["readable"]]
+            found += sum(row["found"] for row in rows)
     if broken:
         logger.warning("class %s: cannot read %s", class_id, ", ".join(broken))
-    found = sum(row["found"] for row in rows)
-    if require_face and not found:
+    if real_photos and not found:
+        (out_dir / "landmarks.parquet").unlink()
         raise ClassFailedError(
             class_id,
-            f"no face was found in any of its {len(rows)} training photos; "
+            f"no face was found in any of its {len(images)} training photos; "
             "add a photo that shows the face from the front, or leave the class out.",
         )
-    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "landmarks.parquet")
-    return {"images": len(rows), "found": found, "unreadable": len(broken)}
+    return {"images": len(images), "found": found, "unreadable": len(broken)}
 
 
 _SCHEMA = pa.schema(
@@ -140,58 +148,24 @@ def _workers_for(images: int) -> int:
     return max(1, min(cores, _MOST_WORKERS, images // _IMAGES_FOR_A_WORKER))
 
 
-def _shared_out(
-    meshes: Sequence[FaceMesh], images: Sequence[tuple[str, Path]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Place and row of each image, as they are done, by whoever is free."""
-    waiting = iter(enumerate(images))
-    lock = threading.Lock()
-    done: queue.Queue[tuple[int, dict[str, Any]] | BaseException] = queue.Queue()
-    stopped = threading.Event()
-
-    def work(mesh: FaceMesh) -> None:
-        try:
-            while not stopped.is_set():
-                with lock:
-                    place, image = next(waiting, (None, None))
-                if place is None or image is None:
-                    return
-                done.put((place, _row(mesh, *image)))
-        except BaseException as error:  # raised where the rows are awaited
-            done.put(error)
-
-    for mesh in meshes:
-        mesh.worker.submit(work, mesh)
-    try:
-        for _ in images:
-            answer = done.get()
-            if isinstance(answer, BaseException):
-                raise answer
-            yield answer
-    finally:
-        stopped.set()
-
-
-def _row(mesh: FaceMesh, image_id: str, path: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"image_id": image_id, "readable": True, "found": False, "faces": 0}
-    try:
-        with Image.open(path) as opened:
-            pixels_HWC = np.asarray(opened.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        # What Pillow raises for a file that is cut short or was never an image.
-        return {**row, "readable": False}
-    row.update(width_px=pixels_HWC.shape[1], height_px=pixels_HWC.shape[0])
-    face = mesh.find_here(pixels_HWC)
-    if face is None:
+def _row(image_id: str, seen: Sighting) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "image_id": image_id,
+        "readable": seen.size_px is not None,
+        "found": seen.face is not None,
+        "faces": 0,
+    }
+    if seen.size_px is not None:
+        row["width_px"], row["height_px"] = seen.size_px
+    if seen.face is None:
         return row
-    yaw, pitch, roll = measures.pose(face.points_px[None])[0]
+    yaw, pitch, roll = measures.pose(seen.face.points_px[None])[0]
     return {
         **row,
-        "found": True,
-        "faces": face.faces,
-        "confidence": face.confidence,
+        "faces": seen.face.faces,
+        "confidence": seen.face.confidence,
         "yaw_deg": yaw,
         "pitch_deg": pitch,
         "roll_deg": roll,
-        "points": face.points_px.ravel(),
+        "points": seen.face.points_px.ravel(),
     }

@@ -7,7 +7,7 @@ planning a study must not import torch.
 
 STAGE_VERSIONS = {
     "cases": 1,
-    "landmarks": 2,
+    "landmarks": 3,
     "class-images": 1,
     "dreambooth": 3,
     "sampling": 2,

@@ -73,7 +73,7 @@ class SynthesisOfStudy(CasesOfStudy):
         landmarks: Any,
         images: Sequence[tuple[str, Path]],
         class_id: str,
-        require_face: bool,
+        real_photos: bool,
         out_dir: Path,
         progress: Progress,
     ) -> Output:
@@ -82,7 +82,7 @@ class SynthesisOfStudy(CasesOfStudy):
             model=self.landmark_model,
             out_dir=out_dir,
             class_id=class_id,
-            require_face=require_face,
+            real_photos=real_photos,
             progress=progress,
         )
         return Output(measurements=done)

@@ -84,7 +84,7 @@ def audit(landmark_model, tmp_path):
         folder = tmp_path / f"landmarks-{next(count)}"
         folder.mkdir()
         landmarks.run(
-            images, model=landmark_model, out_dir=folder, class_id="made", require_face=False
+            images, model=landmark_model, out_dir=folder, class_id="made", real_photos=False
         )
         return folder
 
@@ -135,7 +135,7 @@ def test_other_people_raise_the_alarm_about_as_often_as_stated(
         model=landmark_model,
         out_dir=tmp_path,
         class_id="crowd",
-        require_face=True,
+        real_photos=True,
     )
     gallery = copies.Gallery(files, landmarks.load(tmp_path).points_px, landmark_model)
     between = gallery.distances(gallery.photos)

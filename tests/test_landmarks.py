@@ -1,7 +1,10 @@
 """Landmarks: MediaPipe really runs, on rendered faces, and reaches no network."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -40,7 +43,7 @@ print(len(started))
 def find(landmark_model, tmp_path):
     """Landmarks of images that are given as pictures."""
 
-    def run(*pictures: Image.Image, name: str = "out", require_face: bool = False):
+    def run(*pictures: Image.Image, name: str = "out", real_photos: bool = False):
         images = []
         out_dir = tmp_path / name
         out_dir.mkdir()
@@ -53,7 +56,7 @@ def find(landmark_model, tmp_path):
             model=landmark_model,
             out_dir=out_dir,
             class_id="kapido",
-            require_face=require_face,
+            real_photos=real_photos,
         )
         return landmarks.load(out_dir)
 
@@ -113,7 +116,7 @@ def test_a_tight_crop_is_padded_and_its_points_mapped_back(find, face, landmark_
     left, top, right, bottom = (int(value) for value in (*(low + inset), *(high - inset)))
     crop = face.crop((left, top, right, bottom))
     with face_mesh(landmark_model) as mesh:
-        assert not mesh._faces(np.asarray(crop), 0), "found without padding"
+        assert not mesh._faces(mesh._image(np.asarray(crop)), 0), "found without padding"
     table = find(crop, name="crop")
     assert table.found[0]
     assert _apart_share(whole, table.points_px[0] + (left, top, 0)) < 0.1
@@ -138,7 +141,7 @@ def test_without_a_face_the_points_are_not_a_number(find, face):
 
 def test_a_class_without_any_face_fails_and_leaves_nothing(find, tmp_path):
     with pytest.raises(ClassFailedError, match=r"no face .* 1 training photos") as caught:
-        find(Image.new("RGB", (128, 128)), require_face=True)
+        find(Image.new("RGB", (128, 128)), real_photos=True)
     assert caught.value.class_id == "kapido"
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -175,7 +178,12 @@ def test_irises_lie_where_people_marked_the_pupils(find, real_faces):
 
 
 def test_confidence_and_pose_are_kept(find, face, tmp_path):
-    find(face, face.rotate(20, fillcolor=(90, 90, 90)), face.transpose(Image.FLIP_LEFT_RIGHT))
+    pictures = (
+        face,
+        face.rotate(20, fillcolor=(90, 90, 90)),
+        face.transpose(Image.FLIP_LEFT_RIGHT),
+    )
+    find(*pictures, real_photos=True)
     straight, turned, mirrored = pq.read_table(tmp_path / "out" / "landmarks.parquet").to_pylist()
     assert 0.5 < straight["confidence"] <= 1
     # PIL turns counter-clockwise.
@@ -192,7 +200,7 @@ def test_a_corrupt_image_in_the_middle_is_named_and_counted(face, landmark_model
         model=landmark_model,
         out_dir=tmp_path,
         class_id="kapido",
-        require_face=False,
+        real_photos=False,
     )
     assert done == {"images": 3, "found": 2, "unreadable": 1}
     assert landmarks.load(tmp_path).found.tolist() == [True, False, True]
@@ -210,8 +218,69 @@ def test_any_number_of_workers_gives_the_same_bytes(landmark_model, phantom_file
             model=landmark_model,
             out_dir=out_dir,
             class_id="kapido",
-            require_face=True,
+            real_photos=True,
             workers=workers,
         )
         made.append((out_dir / "landmarks.parquet").read_bytes())
     assert made[0] == made[1]
+
+
+def test_killed_workers_change_nothing(landmark_model, phantom_files, tmp_path):
+    files = [path for paths in phantom_files.values() for path in paths]
+    made = []
+    for name, kill in (("alone", False), ("killed", True)):
+        out_dir = tmp_path / name
+        out_dir.mkdir()
+
+        def progress(done: int, total: int, note: str, kill: bool = kill) -> None:
+            if kill and done in (3, 7):
+                for pid in _workers():
+                    os.kill(pid, signal.SIGKILL)
+
+        landmarks.run(
+            [(str(number), path) for number, path in enumerate(files)],
+            model=landmark_model,
+            out_dir=out_dir,
+            class_id="kapido",
+            real_photos=True,
+            workers=2,
+            progress=progress,
+        )
+        made.append((out_dir / "landmarks.parquet").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_workers_are_kept_and_end_with_us(landmark_model, phantom_files, tmp_path):
+    path = next(path for paths in phantom_files.values() for path in paths)
+    work = """
+import os, sys
+from pathlib import Path
+from synth_pipeline import landmarks
+for name in "ab":
+    out_dir = Path(sys.argv[3]) / name
+    out_dir.mkdir()
+    landmarks.run([("0", Path(sys.argv[2]))], model=Path(sys.argv[1]), out_dir=out_dir,
+                  class_id="kapido", real_photos=True)
+    print(Path("/proc/self/task/" + str(os.getpid()) + "/children").read_text())
+    sys.stdout.flush()
+sys.stdin.readline()
+"""
+    ours = subprocess.Popen(
+        [sys.executable, "-c", work, str(landmark_model), str(path), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert ours.stdout is not None
+    first, second = (int(ours.stdout.readline()) for _ in range(2))
+    assert first == second
+    ours.communicate("\n")
+    assert ours.returncode == 0
+    assert not Path(f"/proc/{first}").exists()
+
+
+def _workers() -> list[int]:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [
+        int(pid) for pid in children if "face_workers" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]

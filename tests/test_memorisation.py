@@ -16,7 +16,7 @@ def measure(landmark_model, phantom_files, tmp_path):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         landmarks.run(
-            images, model=landmark_model, out_dir=folder, class_id=name, require_face=False
+            images, model=landmark_model, out_dir=folder, class_id=name, real_photos=False
         )
         return folder
 

@@ -224,7 +224,7 @@ def test_mesh_finds_held_out_phantoms_better_than_five_points(tmp_path, landmark
         out_dir = tmp_path / "landmarks" / folder.name
         out_dir.mkdir(parents=True)
         landmarks.run(
-            images, model=landmark_model, out_dir=out_dir, class_id=folder.name, require_face=True
+            images, model=landmark_model, out_dir=out_dir, class_id=folder.name, real_photos=True
         )
         faces[folder.name] = landmarks.load(out_dir).points_px
     top1 = {
@@ -283,7 +283,7 @@ def _points(pictures, landmark_model, folder: Path) -> np.ndarray:
     for picture in (picture for group in pictures for picture in group):
         images.append((f"{len(images):04d}", folder / f"{len(images):04d}.png"))
         picture.save(images[-1][1])
-    landmarks.run(images, model=landmark_model, out_dir=folder, class_id="crowd", require_face=True)
+    landmarks.run(images, model=landmark_model, out_dir=folder, class_id="crowd", real_photos=True)
     table = landmarks.load(folder)
     assert table.found.all()
     return table.points_px.reshape(len(pictures), -1, 478, 3)

@@ -57,7 +57,7 @@ def reference_figures(
         model=landmark_model,
         out_dir=scratch,
         class_id="phantoms",
-        require_face=True,
+        real_photos=True,
         progress=progress,
     )
     table = landmarks.load(scratch)
