@@ -72,6 +72,12 @@ def _report(options: argparse.Namespace) -> int:
     return report_again(options.config, options.overrides, options.root)
 
 
+def _export(options: argparse.Namespace) -> int:
+    from flows.exporting import export
+
+    return export(options)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import examine
 
@@ -119,6 +125,36 @@ def _parser() -> argparse.ArgumentParser:
     _study_command(actions, "list", "classes with their numbers of photos", _cases)
 
     _study_command(commands, "report", "figures and HTML again, from what is stored", _report)
+
+    export = _study_command(
+        commands, "export", "synthetic images, adapters and classifiers, with cards", _export
+    )
+    export.add_argument("folder", type=Path, metavar="DIR", help="to be made; never overwritten")
+    export.add_argument(
+        "--images", action="store_true", help="with a face and no copies; loads in `datasets`"
+    )
+    export.add_argument(
+        "--adapters", action="store_true", help="of classes that passed the copy audit"
+    )
+    export.add_argument(
+        "--classifiers", action="store_true", help="every fold; reloads with timm.create_model"
+    )
+    export.add_argument(
+        "--class",
+        dest="classes",
+        metavar="CLASS",
+        action="append",
+        default=[],
+        help="only its images and adapter; may be given again",
+    )
+    export.add_argument(
+        "--run",
+        dest="runs",
+        metavar="RUN",
+        action="append",
+        default=[],
+        help='only its classifiers, such as "resnet18 synthetic 48"; may be given again',
+    )
 
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and its mending")
     doctor.add_argument("--fetch", action="store_true", help="download the landmark model")

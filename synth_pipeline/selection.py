@@ -82,7 +82,7 @@ def run(
     Raises:
         InputError: no image is eligible.
     """
-    eligible = _eligible(ranking_dir, copies_dir, sha256)
+    eligible = eligible_picks(ranking_dir, copies_dir, sha256)
     if not any(eligible.values()):
         raise InputError(
             "No synthetic image has a face and passed the copy audit; look at the images, then "
@@ -133,10 +133,16 @@ def load(folder: Path) -> dict[int, list[Pick]]:
     return dict(scales)
 
 
-def _eligible(
+def eligible_picks(
     ranking_dir: Path, copies_dir: Path, sha256: Mapping[tuple[str, int], str]
 ) -> dict[str, list[Pick]]:
-    """By class, images that show a face and are no copy."""
+    """By class, images that show a face and are no copy.
+
+    Args:
+        ranking_dir: a `ranking` artifact.
+        copies_dir: a `copies` artifact.
+        sha256: of every synthetic image, by class and index.
+    """
     passed = {
         (row["class_id"], row["index"])
         for row in pq.read_table(

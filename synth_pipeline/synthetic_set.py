@@ -14,12 +14,14 @@ class Sample:
     seed: int
     path: Path
     sha256: str
+    prompt: str
 
 
 def load(folder: Path) -> list[Sample]:
     """The images of a `sampling` artifact, by index."""
-    table = pq.read_table(folder / "samples.parquet", columns=["index", "seed", "file", "sha256"])
+    columns = ["index", "seed", "file", "sha256", "prompt"]
+    table = pq.read_table(folder / "samples.parquet", columns=columns)
     return [
-        Sample(row["index"], row["seed"], folder / row["file"], row["sha256"])
+        Sample(row["index"], row["seed"], folder / row["file"], row["sha256"], row["prompt"])
         for row in table.to_pylist()
     ]
