@@ -29,6 +29,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     root = root.absolute()
     study = Study(config, root)
     preflight(study, until)
+    study.store.check()
     begun_s = time.monotonic()
     with _only_run(study), ended_with_us():
         _lay_down(study, config)

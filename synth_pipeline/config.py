@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from synth_pipeline import bucket
 from synth_pipeline.errors import InputError
 
 SPEED = "speed"
@@ -216,6 +224,11 @@ class StudyConfig(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     seed: int = Field(42, ge=0, lt=2**31)
     engine: Literal["inline", "workers"] = "inline"
+    store: str | None = Field(
+        None,
+        description="a bucket behind <root>/store, such as s3://bucket/prefix",
+        json_schema_extra=_SPEED,
+    )
     cases: CasesConfig = CasesConfig()
     dreambooth: DreamBoothConfig = DreamBoothConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -223,6 +236,16 @@ class StudyConfig(Section):
     copies: CopiesConfig = CopiesConfig()
     selection: SelectionConfig = SelectionConfig()
     recognition: RecognitionConfig = RecognitionConfig()
+
+    @field_validator("store")
+    @classmethod
+    def _store_is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and not bucket.URL.match(value):
+            raise ValueError(
+                "not of the form s3://bucket/prefix (credentials come from the environment, "
+                "another server's address from AWS_ENDPOINT_URL)"
+            )
+        return value
 
     @model_validator(mode="after")
     def _source_is_named(self) -> Self:

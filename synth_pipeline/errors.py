@@ -17,6 +17,10 @@ class StageError(SynthPipelineError):
     """A stage failed on good input (exit code 1, or 3 when the other classes went on)."""
 
 
+class StoreUnreachableError(StageError):
+    """A store on another machine does not answer now; the same command may work later."""
+
+
 class ClassFailedError(InputError):
     """One class cannot be made (no readable image, no face): listed, while the others go on."""
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from synth_pipeline.errors import SynthPipelineError
+from synth_pipeline.errors import StageError, SynthPipelineError
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import Artifact, Looked, Output, Recipe, Store
 
@@ -101,11 +101,25 @@ class Graph:
         return self._resolved[node.name]
 
     def artifact(self, node: Node) -> Artifact:
-        """The node's artifact, which must have been made."""
+        """The node's artifact, which must have been made, with its files at hand.
+
+        Raises:
+            StageError: its copy in the bucket was damaged, and what was made instead differs.
+        """
         looked = self.resolve(node).looked
         assert looked.status == "cached", f"{node.name} is not made"
         assert looked.artifact is not None
-        return looked.artifact
+        if self.store.fetch(looked.artifact):
+            return looked.artifact
+        del self._resolved[node.name]
+        again, _ = self.make(node)
+        if again.digest != looked.artifact.digest:
+            # Whoever asks has a key that was made of the digest before.
+            raise StageError(
+                f"{node.name} was damaged in the bucket; it was made again, with other bits than "
+                "before (another machine or library): run the same command again."
+            )
+        return again
 
     def make(self, node: Node, progress: Progress = silent) -> tuple[Artifact, bool]:
         """Return the node's artifact, and whether its stage was run to get it.
@@ -192,7 +206,8 @@ class Graph:
         resolved = self.resolve(node)
         recipe, looked = resolved.recipe, resolved.looked
         if looked.status == "cached":
-            return PlanRow(node.stage, node.label, "cached", "", recipe.key if recipe else "")
+            key = recipe.key if recipe else ""
+            return PlanRow(node.stage, node.label, "cached", looked.reason, key)
         reason = looked.reason
         if recipe is not None and looked.status == "missing":
             reason = self._what_changed(recipe) or reason

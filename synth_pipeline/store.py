@@ -4,10 +4,12 @@ An artifact is a folder `store/<stage>/<key>/`. Its `manifest.json` is written l
 that has one is complete; it names every file with size and SHA-256, and itself carries a checksum,
 so that a changed byte anywhere is found. A folder still being made lies beside, under a name that
 begins with a dot, and is held by a kernel lock: what a killed process leaves is free at once.
+
+Where machines share no disk, a bucket stands behind the folder: `shared_store.py`.
 """
 
+import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -16,27 +18,39 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from synth_pipeline.errors import InputError, SynthPipelineError
+from synth_pipeline.manifest import (
+    MANIFEST,
+    Artifact,
+    Output,
+    Recipe,
+    artifact_of,
+    canonical_json,
+    describe,
+    difference,
+    file_sha256,
+    fsync,
+    read_manifest,
+)
 
-MANIFEST = "manifest.json"
-
-
-def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+# What stages need of the store, in one place.
+__all__ = [
+    "MANIFEST",
+    "Artifact",
+    "Looked",
+    "Output",
+    "Recipe",
+    "Store",
+    "canonical_json",
+    "file_sha256",
+    "write_in_one_step",
+]
 
 
 def write_in_one_step(path: Path, content: bytes) -> None:
@@ -49,62 +63,7 @@ def write_in_one_step(path: Path, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     Path(beside).replace(path)
-    _fsync(path.parent)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides an artifact's content; the key is its hash.
-
-    Attributes:
-        stage: the stage's name, also the folder's.
-        label: whom it is for, such as a class id; shown to people, and part of the key.
-        version: the stage's version, raised when its output changes for the same input.
-        parameters: plain JSON values: the slice of the configuration, the seed, model revisions.
-        inputs: name to content digest of what the stage reads.
-        libraries: name to version of the libraries whose arithmetic shapes the result.
-    """
-
-    stage: str
-    label: str
-    version: int
-    parameters: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    libraries: Mapping[str, str]
-
-    @property
-    def key(self) -> str:
-        """32 hexadecimal digits: the artifact's folder name."""
-        return hashlib.sha256(canonical_json(asdict(self))).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A published, verified folder.
-
-    Attributes:
-        digest: content digest over names and SHA-256 of all files (not over times or places).
-        parts: digests of parts that other stages may hang on instead of on the whole.
-    """
-
-    stage: str
-    key: str
-    path: Path
-    digest: str
-    parts: Mapping[str, str]
-    manifest: Mapping[str, Any]
-
-    def reference(self) -> dict[str, str]:
-        """What travels between tasks: small, and plain JSON."""
-        return {"stage": self.stage, "key": self.key, "digest": self.digest}
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a stage's body returns: named digests of parts, and measurements kept for reports."""
-
-    parts: Mapping[str, str] = field(default_factory=dict)
-    measurements: Mapping[str, float] = field(default_factory=dict)
+    fsync(path.parent)
 
 
 @dataclass(frozen=True)
@@ -115,12 +74,14 @@ class Looked:
         status: `cached` (verified), `missing`, or `damaged` (a file is gone or changed).
         artifact: set when `cached`; also when `damaged` but the manifest is intact, so that one
             can tell what the content was.
-        reason: why it is not cached, in words.
+        reason: why it is not cached, in words; or what of it was verified, if it is away.
+        is_away: cached elsewhere; `Store.fetch` brings the files.
     """
 
     status: Literal["cached", "missing", "damaged"]
     artifact: Artifact | None = None
     reason: str = ""
+    is_away: bool = False
 
 
 #: Numbers of the recipes to make and a folder for each, to an output or an error for each.
@@ -143,8 +104,23 @@ class Store:
         """Verify what lies under the recipe's key; writes nothing."""
         place = (recipe.stage, recipe.key)
         if place not in self._verified:
-            self._verified[place] = self._verify(*place)
+            self._verified[place] = self._find(*place)
         return self._verified[place]
+
+    def fetch(self, artifact: Artifact) -> bool:
+        """Make sure that an artifact's files lie in its folder, verified.
+
+        Returns:
+            False if they turned out to be damaged, so that the artifact must be made again.
+        """
+        return True
+
+    def check(self) -> None:
+        """See that the store can be used, before anything is written.
+
+        Raises:
+            InputError: it cannot.
+        """
 
     def make(self, recipe: Recipe, body: Callable[[Path], Output]) -> tuple[Artifact, bool]:
         """Return the recipe's artifact, running `body` on an empty folder if it is not there.
@@ -181,27 +157,22 @@ class Store:
         waiting = [i for i, recipe in enumerate(recipes) if self.look(recipe).status != "cached"]
         failed: dict[int, SynthPipelineError] = {}
         executed: set[int] = set()
-        try:
-            with ExitStack() as locks:
-                # In one order everywhere, so that two processes never wait for each other.
-                for i in sorted(waiting, key=lambda i: (recipes[i].stage, recipes[i].key)):
-                    locks.enter_context(self._lock(recipes[i].stage, recipes[i].key))
-                # Another process may have made some while we waited for the locks.
-                places = {i: (recipes[i].stage, recipes[i].key) for i in waiting}
-                missing = [i for i in waiting if self._verify(*places[i]).status != "cached"]
-                if missing:
-                    failed = self._build(recipes, missing, body)
-                    executed = set(missing) - set(failed)
-                for i in waiting:
-                    self._verified[places[i]] = self._verify(*places[i])
-        except OSError as error:
-            if error.errno in _DISK_ERRORS:
-                raise InputError(
-                    f"The store {self.root} cannot be written ({os.strerror(error.errno)}); "
-                    "make room or choose another --root, then run the same command again: "
-                    "what was finished is kept."
-                ) from None
-            raise
+        places = {i: (recipes[i].stage, recipes[i].key) for i in waiting}
+        with self._disk_errors(), ExitStack() as claims:
+            # In one order everywhere, so that two processes never wait for each other.
+            for place in sorted(places.values()):
+                claims.enter_context(self._claim(*place))
+            # Another process may have made some while we waited.
+            missing = [i for i in waiting if self._find(*places[i]).status != "cached"]
+            if missing:
+                failed = self._build(recipes, missing, body)
+                executed = set(missing) - set(failed)
+            for i in waiting:
+                self._verified[places[i]] = self._find(*places[i])
+            for place in places.values():
+                self._share(*place)
+        for i in set(range(len(recipes))) - set(waiting):
+            self._offer(recipes[i].stage, recipes[i].key)
         made: list[tuple[Artifact, bool] | SynthPipelineError] = []
         for i, recipe in enumerate(recipes):
             artifact = self.look(recipe).artifact
@@ -242,7 +213,7 @@ class Store:
             reverse=True,
         )
         for path in paths:
-            manifest = _read_manifest(path)
+            manifest = read_manifest(path)
             if manifest is not None:
                 yield manifest
 
@@ -277,10 +248,7 @@ class Store:
         failed: dict[int, SynthPipelineError] = {}
         try:
             for i in missing:
-                stage = self.root / recipes[i].stage
-                stage.mkdir(mode=0o700, exist_ok=True)
-                folders.append(stage / f".new-{recipes[i].key}-{uuid.uuid4().hex[:8]}")
-                folders[-1].mkdir(mode=0o700)
+                folders.append(self._new_folder(recipes[i].stage, recipes[i].key))
             outputs = body(missing, folders)
             for i, folder, output in zip(missing, folders, outputs, strict=True):
                 if isinstance(output, SynthPipelineError):
@@ -294,92 +262,73 @@ class Store:
 
     def _publish(self, recipe: Recipe, beside: Path, output: Output) -> None:
         """Describe a folder and put it in its place in one step."""
-        final = self.root / recipe.stage / recipe.key
-        files = {
-            path.relative_to(beside).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": file_sha256(path),
-            }
-            for path in sorted(beside.rglob("*"))
-            if path.is_file()
-        }
-        manifest = {
-            **asdict(recipe),
-            "key": recipe.key,
-            "files": files,
-            "digest": _content_digest(files),
-            "parts": dict(output.parts),
-            "measurements": dict(output.measurements),
-        }
-        manifest["checksum"] = _checksum(manifest)
-        for name in files:
-            _fsync(beside / name)
+        manifest = describe(recipe, beside, output)
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         (beside / MANIFEST).write_text(text, encoding="utf-8")
-        _fsync(beside / MANIFEST)
-        for folder in {(beside / name).parent for name in files} | {beside}:
-            _fsync(folder)
+        self._put_in_place(manifest, beside)
+        shutil.rmtree(self._work_dir(recipe), ignore_errors=True)
+
+    def _put_in_place(self, manifest: Mapping[str, Any], beside: Path) -> None:
+        """Rename a complete folder to its key; a damaged one there makes way for it."""
+        final = self.root / manifest["stage"] / manifest["key"]
+        for name in [*manifest["files"], MANIFEST]:
+            fsync(beside / name)
+        for folder in {(beside / name).parent for name in manifest["files"]} | {beside}:
+            fsync(folder)
         if final.exists():  # damaged: out of the way in one step, then removed
-            damaged = final.parent / f".old-{recipe.key}-{uuid.uuid4().hex[:8]}"
+            damaged = final.parent / f".old-{final.name}-{uuid.uuid4().hex[:8]}"
             final.rename(damaged)
             shutil.rmtree(damaged, ignore_errors=True)
         beside.rename(final)
-        _fsync(final.parent)
-        shutil.rmtree(self._work_dir(recipe), ignore_errors=True)
+        fsync(final.parent)
+
+    def _new_folder(self, stage: str, key: str) -> Path:
+        """An empty folder beside the artifacts, for one that is not complete yet."""
+        (self.root / stage).mkdir(mode=0o700, exist_ok=True)
+        folder = self.root / stage / f".new-{key}-{uuid.uuid4().hex[:8]}"
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def _claim(self, stage: str, key: str) -> contextlib.AbstractContextManager[Any]:
+        """Let nobody else make it meanwhile."""
+        return self._lock(stage, key)
+
+    def _share(self, stage: str, key: str) -> None:
+        """Let other machines have what was made here; claimed by us."""
+
+    def _offer(self, stage: str, key: str) -> None:
+        """Let other machines have what was here already."""
+
+    def _find(self, stage: str, key: str) -> Looked:
+        """What lies under a key, wherever."""
+        return self._verify(stage, key)
 
     def _verify(self, stage: str, key: str) -> Looked:
         folder = self.root / stage / key
         if not folder.is_dir():
             return Looked("missing", reason="never made")
-        manifest = _read_manifest(folder / MANIFEST)
+        manifest = read_manifest(folder / MANIFEST)
         if manifest is None or manifest["key"] != key:
             return Looked("damaged", reason=f"{MANIFEST} is missing or was changed")
-        artifact = Artifact(stage, key, folder, manifest["digest"], manifest["parts"], manifest)
-        for name, known in manifest["files"].items():
-            path = folder / name
-            try:
-                size_bytes = path.stat().st_size
-                if size_bytes != known["bytes"]:
-                    reason = f"{name} has {size_bytes} bytes instead of {known['bytes']}"
-                elif file_sha256(path) != known["sha256"]:
-                    reason = f"{name} was changed"
-                else:
-                    continue
-            except FileNotFoundError:
-                reason = f"{name} is gone"
-            except OSError as error:
-                reason = f"{name} cannot be read ({error.strerror})"
+        artifact = artifact_of(manifest, folder)
+        if reason := difference(manifest, folder):
             return Looked("damaged", artifact, reason)
         return Looked("cached", artifact)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """A full or protected disk becomes one sentence."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise InputError(
+                    f"The store {self.root} cannot be written ({os.strerror(error.errno)}); "
+                    "make room or choose another --root, then run the same command again: "
+                    "what was finished is kept."
+                ) from None
+            raise
 
 
 _FORGOTTEN_S = 7 * 24 * 3600
 _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT}
-
-
-def _content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
-    pairs = [[name, files[name]["sha256"]] for name in sorted(files)]
-    return hashlib.sha256(canonical_json(pairs)).hexdigest()
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    body = {name: value for name, value in manifest.items() if name != "checksum"}
-    return hashlib.sha256(canonical_json(body)).hexdigest()
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(manifest, dict) or manifest.get("checksum") != _checksum(manifest):
-        return None
-    return manifest
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,8 +16,9 @@ from synth_pipeline.graph import Graph, Input, Node, TogetherBody
 from synth_pipeline.phantom.dataset import PHANTOMS_VERSION
 from synth_pipeline.phantom.sets import PhantomSet, phantoms_of
 from synth_pipeline.progress import Progress, silent
+from synth_pipeline.shared_store import open_store
 from synth_pipeline.stage_versions import STAGE_VERSIONS
-from synth_pipeline.store import Artifact, Output, Store
+from synth_pipeline.store import Artifact, Output
 
 #: Whose versions decide a content that torch computes.
 TORCH = ("torch", "numpy", "pillow")
@@ -49,7 +50,7 @@ class CasesOfStudy:
         self.config = config
         self.root = root
         self.folder = root / "studies" / config.name
-        self.store = Store(root / "store")
+        self.store = open_store(root / "store", config.store)
         self.graph = Graph(self.store)
         self._model_dir = model_dir
         self._nodes: dict[tuple[Any, ...], Node] = {}

@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from synth_pipeline.config import load_config
-from synth_pipeline.errors import SynthPipelineError
+from synth_pipeline.errors import StoreUnreachableError, SynthPipelineError
 from synth_pipeline.graph import Node
 from synth_pipeline.progress import Throttled
 from synth_pipeline.study import Study
@@ -26,6 +26,8 @@ logger = logging.getLogger("synth_pipeline")
 
 def _is_worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:
     """Retry what time may heal; wrong input and a diverged training stay as they are."""
+    if isinstance(state.data, StoreUnreachableError):
+        return True
     return not isinstance(state.data, SynthPipelineError)
 
 
