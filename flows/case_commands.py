@@ -1,11 +1,11 @@
-"""`synth-pipeline cases check` and `cases list`."""
+"""`synth-pipeline cases check`, `cases list` and `cases ingest`."""
 
 import collections
 import tempfile
 from pathlib import Path
 
-from synth_pipeline import case_sources, cases
-from synth_pipeline.config import load_config
+from synth_pipeline import case_sources, cases, ingest, registry_cases
+from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.errors import InputError
 from synth_pipeline.study import Study
 
@@ -15,6 +15,8 @@ def check(config_path: Path, overrides: list[str], root: Path) -> int:
     config = load_config(config_path, overrides)
     if config.cases.format == "phantom":
         raise InputError(f"{config_path} makes its cases (format phantom): nothing to check.")
+    if config.cases.format == "registry":
+        return _check_registry(config, root.absolute())
     photos = case_sources.scan(config.cases)
     with tempfile.TemporaryDirectory() as scratch:
         cases.run(config.cases, photos=photos, seed=config.seed, out_dir=Path(scratch))
@@ -24,6 +26,31 @@ def check(config_path: Path, overrides: list[str], root: Path) -> int:
         print(f"{entry.class_id}/{entry.file}: {entry.reason}")
     print(f"{len(photos)} files: {kept} usable, {len(quarantined)} set aside")
     return 2 if quarantined else 0
+
+
+def ingest_photos(
+    config_path: Path, overrides: list[str], root: Path, inbox: str | None, settle_s: float
+) -> int:
+    """Take new photos out of the inbox; exit code 2 if any was set aside or left."""
+    config = load_config(config_path, overrides)
+    place = inbox or config.cases.inbox
+    done = ingest.of_study(config, root.absolute(), place, settle_s=settle_s)
+    for line in ingest.told(done):
+        print(line)
+    if done.quarantined or done.left:
+        print(f"`synth-pipeline cases check {config_path}` names each with its reason")
+    return 2 if done.quarantined or done.left else 0
+
+
+def _check_registry(config: StudyConfig, root: Path) -> int:
+    """Look at every byte of the registry, and name what was set aside."""
+    registry = registry_cases.registry_of(config.cases, root)
+    registry.verify()
+    held = ingest.quarantine_of(root).held()
+    for entry in held:
+        print(f"{entry.file}: {entry.reason}")
+    print(f"{len(registry.entries)} cases, all as they were registered; {len(held)} set aside")
+    return 2 if any(entry.outcome != "duplicate" for entry in held) else 0
 
 
 def list_cases(config_path: Path, overrides: list[str], root: Path) -> int:

@@ -62,6 +62,10 @@ def _cases(options: argparse.Namespace) -> int:
         from flows.running import run_study
 
         return run_study(options.config, options.overrides, options.root, until="cases")
+    if options.action == "ingest":
+        return case_commands.ingest_photos(
+            options.config, options.overrides, options.root, options.inbox, options.settle
+        )
     show = case_commands.check if options.action == "check" else case_commands.list_cases
     return show(options.config, options.overrides, options.root)
 
@@ -118,11 +122,21 @@ def _parser() -> argparse.ArgumentParser:
     plan = _study_command(commands, "plan", "say what is cached, what would run, and why", _plan)
     plan.add_argument("--why", metavar="CLASS", help="only the rows of this class")
 
-    cases = commands.add_parser("cases", help="real photos: import, check, list")
+    cases = commands.add_parser("cases", help="real photos: import, check, list, ingest")
     actions = cases.add_subparsers(required=True, dest="action", metavar="ACTION")
     _study_command(actions, "import", "sanitise, register and split the photos", _cases)
     _study_command(actions, "check", "look at every photo; write nothing", _cases)
     _study_command(actions, "list", "classes with their numbers of photos", _cases)
+
+    ingest = _study_command(actions, "ingest", "take new photos out of an inbox", _cases)
+    ingest.add_argument("--inbox", metavar="DIR", help="folder or s3://...; default: cases.inbox")
+    ingest.add_argument(
+        "--settle",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="take files that did not change for so long; default: 10",
+    )
 
     _study_command(commands, "report", "figures and HTML again, from what is stored", _report)
 

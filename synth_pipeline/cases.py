@@ -7,7 +7,7 @@ the person who has to mend it; ids are hashes of pixels.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from synth_pipeline.case_sources import SourcePhoto, content
 from synth_pipeline.config import CasesConfig
@@ -86,10 +87,21 @@ def class_ids(names: Iterable[str]) -> dict[str, str]:
     ids: dict[str, str] = {}
     taken: Counter[str] = Counter()
     for name in sorted(set(names)):
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"
-        taken[slug] += 1
-        ids[name] = slug if taken[slug] == 1 else f"{slug}-{taken[slug]}"
+        short = slug(name)
+        taken[short] += 1
+        ids[name] = short if taken[short] == 1 else f"{short}-{taken[short]}"
     return ids
+
+
+def slug(name: str) -> str:
+    """A class's name as lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"
+
+
+def case_id_of(image: Image.Image) -> str:
+    """The id of a case: a hash of its pixels, so it tells nothing of the file."""
+    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    return f"case-{pixels[:16]}"
 
 
 def run(
@@ -129,8 +141,7 @@ def run(
             continue
         finally:
             progress(done, len(ordered), "")
-        pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-        case_id = f"case-{pixels[:16]}"
+        case_id = case_id_of(image)
         if case_id in kept:
             first = kept[case_id][0]
             if first.class_name == photo.class_name:
@@ -171,12 +182,19 @@ def run(
             f"Fewer than two classes of cases.source have a usable photo{reason}; "
             "`synth-pipeline cases check CONFIG` lists every file."
         )
-    pq.write_table(pa.Table.from_pylist(rows), out_dir / "cases.parquet")
-    schema = pa.schema([(name, pa.string()) for name in ("file", "class_id", "reason")])
-    quarantined.sort(key=lambda entry: (entry.class_id, entry.file))
-    table = pa.Table.from_pylist([asdict(entry) for entry in quarantined], schema)
-    pq.write_table(table, out_dir / "quarantine.parquet")
+    write_tables(rows, quarantined, out_dir)
     return {"photos": len(photos), "cases": len(rows), "quarantined": len(quarantined)}
+
+
+def write_tables(
+    rows: Sequence[Mapping[str, Any]], quarantined: Iterable[Quarantined], out_dir: Path
+) -> None:
+    """Write `cases.parquet` and `quarantine.parquet`."""
+    pq.write_table(pa.Table.from_pylist(list(rows)), out_dir / "cases.parquet")
+    schema = pa.schema([(name, pa.string()) for name in ("file", "class_id", "reason")])
+    ordered = sorted(quarantined, key=lambda entry: (entry.class_id, entry.file))
+    table = pa.Table.from_pylist([asdict(entry) for entry in ordered], schema)
+    pq.write_table(table, out_dir / "quarantine.parquet")
 
 
 def load(folder: Path) -> CaseSet:

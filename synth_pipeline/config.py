@@ -76,7 +76,12 @@ class CasesConfig(Section):
     """Where the real photos come from and how they are split."""
 
     source: str = Field("", description="folder of photos; empty with format phantom")
-    format: Literal["imagefolder", "csv", "rdface", "phantom"] = "imagefolder"
+    format: Literal["imagefolder", "csv", "rdface", "phantom", "registry"] = "imagefolder"
+    inbox: str = Field(
+        "",
+        description="registry: where new photos arrive, a folder or an address such as s3://...",
+        json_schema_extra=_SPEED,
+    )
     max_classes: int | None = Field(None, ge=2, description="the first n classes by name")
     test_fraction: float = Field(0.25, ge=0, lt=1)
     phantom: PhantomCases = PhantomCases()
@@ -249,7 +254,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _source_is_named(self) -> Self:
-        if self.cases.format != "phantom" and not self.cases.source:
+        if self.cases.format not in ("phantom", "registry") and not self.cases.source:
             raise ValueError("cases.source is empty: name the folder of photos")
         return self
 

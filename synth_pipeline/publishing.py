@@ -137,8 +137,8 @@ def shortage(study: Study, classes: Sequence[str]) -> str:
 
 
 def public_config(study: Study) -> str:
-    """The resolved configuration as YAML, without the places of the photos and of the store."""
-    values = study.config.model_dump(mode="json", exclude={"store"})
+    """The resolved configuration as YAML, without the places of photos, inbox and store."""
+    values = study.config.model_dump(mode="json", exclude={"store": True, "cases": {"inbox"}})
     if values["cases"]["source"]:
         values["cases"]["source"] = "(not shown)"
     return yaml.safe_dump(values, sort_keys=False)

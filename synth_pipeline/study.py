@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from synth_pipeline import cases, models, selection, synthetic_set
+from synth_pipeline import cases, models, registry_cases, selection, synthetic_set
 from synth_pipeline.config import Strategy
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
@@ -231,6 +231,8 @@ class Study(SelectionOfStudy):
 
             names = class_names(len(self._phantoms.per_class), self._phantoms.seed)
             return sorted(cases.class_ids(names).values())
+        if self.config.cases.format == "registry":
+            return registry_cases.trainable(self.config.cases, self.registry)
         return sorted(cases.class_ids({photo.class_name for photo in self.photos}).values())
 
     def _recognition(self, classes: Sequence[str], backbone: str, regime: str) -> dict[str, Any]:

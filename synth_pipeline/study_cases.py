@@ -7,7 +7,7 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
-from synth_pipeline import base_model, case_sources, cases, models
+from synth_pipeline import base_model, case_sources, cases, models, registry_cases
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.cases import CaseSet
 from synth_pipeline.config import StudyConfig
@@ -16,6 +16,7 @@ from synth_pipeline.graph import Graph, Input, Node, TogetherBody
 from synth_pipeline.phantom.dataset import PHANTOMS_VERSION
 from synth_pipeline.phantom.sets import PhantomSet, phantoms_of
 from synth_pipeline.progress import Progress, silent
+from synth_pipeline.registry import Registry
 from synth_pipeline.shared_store import open_store
 from synth_pipeline.stage_versions import STAGE_VERSIONS
 from synth_pipeline.store import Artifact, Output
@@ -94,10 +95,15 @@ class CasesOfStudy:
 
     @cached_property
     def photos(self) -> list[case_sources.SourcePhoto]:
-        """What lies in the source folder; empty where the cases are phantoms."""
-        if self.config.cases.format == "phantom":
+        """What lies in the source folder; empty where the cases are phantoms or registered."""
+        if self.config.cases.format in ("phantom", "registry"):
             return []
         return case_sources.scan(self.config.cases)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The case registry, which `cases.source` names or which lies under the root."""
+        return registry_cases.registry_of(self.config.cases, self.root)
 
     @property
     def case_set(self) -> CaseSet:
@@ -115,6 +121,9 @@ class CasesOfStudy:
             parameters["landmark_model"] = models.FACE_LANDMARKER_SHA256
             parameters["cases"]["phantom"] = asdict(self._phantoms)
             parameters["phantoms_version"] = PHANTOMS_VERSION
+        elif settings.format == "registry":
+            # Seed and share decided the sides when the cases arrived; now they are fixed.
+            parameters = {"registry": registry_cases.digest(settings, self.registry)}
         else:
             parameters["source"] = case_sources.source_digest(self.photos)
             del parameters["cases"]["phantom"]
@@ -122,6 +131,8 @@ class CasesOfStudy:
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
             if settings.format == "phantom":
                 done = self._render_phantoms(out_dir, progress)
+            elif settings.format == "registry":
+                done = registry_cases.run(settings, registry=self.registry, out_dir=out_dir)
             else:
                 photos = self.photos
                 done = cases.run(

@@ -1,0 +1,323 @@
+"""The case registry: every case ever accepted, on the side where it will stay.
+
+A folder that only its owner can read:
+
+* `cases.jsonl`: a line that counts and checksums the rest, then a line for each case in the order
+  of arrival. It is only added to, and replaced in one step: a killed process leaves the old one or
+  the new one, and a changed byte or a missing line is found when it is read.
+* `images/<case_id>.png`: the sanitised photos, named by the hash of their pixels.
+* `announced.json`: how many of the cases somebody was told of.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from synth_pipeline import likeness
+from synth_pipeline.cases import case_id_of, slug
+from synth_pipeline.errors import InputError
+from synth_pipeline.seeds import derived_seed
+from synth_pipeline.store import canonical_json, file_sha256, write_in_one_step
+
+_INDEX = "cases.jsonl"
+_ANNOUNCED = "announced.json"
+_VERSION = 1
+#: Two pictures are one when both measures say so. Of 182,400 pairs of different photos and phantoms
+#: none comes so near by both; a recompressed, resized, darkened or grey copy always does
+#: (docs/decisions/0012).
+_SAME_HASH_BITS, _SAME_PIXELS = 6, 0.02
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case as it was registered; never changed.
+
+    Attributes:
+        arrival: hash of the file that brought it and of where it lay, so that the file is known
+            again when a killed run left it in the inbox.
+        when: UTC, ISO 8601.
+        sha256: of the stored picture's file.
+        perceptual_hash: 16 hexadecimal digits.
+    """
+
+    case_id: str
+    class_id: str
+    class_name: str
+    subject_id: str
+    split: Literal["train", "test"]
+    arrival: str
+    when: str
+    width_px: int
+    height_px: int
+    sha256: str
+    perceptual_hash: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a photo: `accepted`, the same as a case of its class, or of another class."""
+
+    outcome: Literal["accepted", "duplicate", "clash"]
+    case_id: str
+    reason: str = ""
+
+
+class Registry:
+    """A registry's folder.
+
+    Args:
+        folder: made, with mode 700, when the first case is added.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """All cases, the oldest first; none where there is no registry yet.
+
+        Raises:
+            InputError: the index was changed, or cannot be read.
+        """
+        path = self.folder / _INDEX
+        try:
+            head, _, body = path.read_bytes().partition(b"\n")
+            known = json.loads(head)
+            if hashlib.sha256(body).hexdigest() != known["sha256"] or known["version"] != _VERSION:
+                raise ValueError
+            return [Entry(**json.loads(line)) for line in body.splitlines()]
+        except FileNotFoundError:
+            if (self.folder / "images").is_dir() and any((self.folder / "images").iterdir()):
+                raise InputError(
+                    f"The case registry {self.folder} has lost its {_INDEX}; "
+                    "bring it back from a backup."
+                ) from None
+            return []
+        except OSError as error:
+            raise InputError(
+                f"The case registry {path} cannot be read ({error.strerror})."
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"The case registry {path} was changed or cut short since it was written; "
+                "bring it back from a backup."
+            ) from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the registry; the kernel frees it however the process ends.
+
+        Raises:
+            InputError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.folder / "images").mkdir(mode=0o700, exist_ok=True)
+            with FileLock(self.folder / ".lock", timeout=0, mode=0o600):
+                self.__dict__.pop("entries", None)
+                if not self.entries:
+                    self._write([])
+                self._sweep()
+                yield
+        except Timeout:
+            raise InputError(
+                f"Another process is adding to the case registry {self.folder}; wait for it."
+            ) from None
+        except PermissionError:
+            raise InputError(f"The case registry {self.folder} cannot be written.") from None
+
+    def image(self, entry: Entry) -> Path:
+        """Where the sanitised photo of a case lies."""
+        return self._image(entry.case_id)
+
+    def verify(self) -> None:
+        """Look at every byte.
+
+        Raises:
+            InputError: the index or a photo was changed or is gone.
+        """
+        for entry in self.entries:
+            path = self.image(entry)
+            try:
+                good = file_sha256(path) == entry.sha256
+            except OSError as error:
+                raise InputError(
+                    f"The case registry's photo {path} cannot be read ({error.strerror}); "
+                    "bring it back from a backup."
+                ) from None
+            if not good:
+                raise InputError(
+                    f"The case registry's photo {path} was changed; bring it back from a backup."
+                )
+
+    def arrived(self, arrival: str) -> Entry | None:
+        """The case that this very file brought, if it did."""
+        return next((entry for entry in self.entries if entry.arrival == arrival), None)
+
+    def class_id(self, name: str) -> str:
+        """The id of a class by its folder's name, which need not be registered yet.
+
+        Names that differ in case, spaces and punctuation only are one class. An id that is given
+        stays, whatever other names come.
+        """
+        ids = {_plain(entry.class_name): entry.class_id for entry in self.entries}
+        if (known := ids.get(_plain(name))) is not None:
+            return known
+        wanted, taken = slug(name), set(ids.values())
+        free = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, len(taken) + 2))
+        return next(class_id for class_id in free if class_id not in taken)
+
+    def side(
+        self, class_id: str, subject_id: str, *, seed: int, fraction: float
+    ) -> Literal["train", "test"]:
+        """Where a case of this subject belongs.
+
+        A known subject stays on its side. The first of a class is for training. Of the others,
+        each is held out with the probability that the share still owes: with n subjects and t of
+        them held out, n·fraction − t. So the share is right in expectation, and never far off in
+        any class, though nobody is ever moved.
+
+        Args:
+            class_id: of the class.
+            subject_id: of the subject; with the seed it decides.
+            seed: of the study.
+            fraction: share of each class's subjects that is to be held out.
+        """
+        sides = {e.subject_id: e.split for e in self.entries if e.class_id == class_id}
+        if subject_id in sides:
+            return sides[subject_id]
+        if not sides:
+            return "train"
+        owed = (len(sides) + 1) * fraction - Counter(sides.values())["test"]
+        drawn = derived_seed(seed, "side", subject_id) / 2**63
+        return "test" if drawn < owed else "train"
+
+    def add(
+        self,
+        image: Image.Image,
+        *,
+        class_name: str,
+        subject: str | None,
+        arrival: str,
+        seed: int,
+        fraction: float,
+    ) -> Verdict:
+        """Register a sanitised photo, unless it is there; durable when this returns.
+
+        Args:
+            image: RGB, as `photos.sanitise` gives it.
+            class_name: its folder's name.
+            subject: who it is, where that is known; else the photo is a person of its own.
+            arrival: of the file, see `Entry`.
+            seed: of the study, for the side.
+            fraction: share that is held out.
+        """
+        class_id, case_id = self.class_id(class_name), case_id_of(image)
+        same = next((entry for entry in self.entries if entry.case_id == case_id), None)
+        if same is None:
+            # The picture first: a case that is in the index is there.
+            stream = io.BytesIO()
+            image.save(stream, "PNG")
+            write_in_one_step(self._image(case_id), stream.getvalue())
+            hashed, same = self._nearest(self._image(case_id))
+        if same is not None:
+            if same.case_id != case_id:
+                self._image(case_id).unlink()
+            if same.class_id == class_id:
+                return Verdict("duplicate", same.case_id, f"shows the same as {same.case_id}")
+            return Verdict(
+                "clash",
+                same.case_id,
+                f"shows the same as {same.case_id} of another class, {same.class_id}: "
+                "one of the two diagnoses is wrong",
+            )
+        subject_id = case_id.replace("case-", "subject-")
+        if subject is not None:
+            named = hashlib.sha256(f"{class_id}\0{subject}".encode()).hexdigest()
+            subject_id = f"subject-{named[:16]}"
+        entry = Entry(
+            case_id=case_id,
+            class_id=class_id,
+            class_name=self._class_name(class_id) or " ".join(class_name.replace("_", " ").split()),
+            subject_id=subject_id,
+            split=self.side(class_id, subject_id, seed=seed, fraction=fraction),
+            arrival=arrival,
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            width_px=image.width,
+            height_px=image.height,
+            sha256=hashlib.sha256(stream.getvalue()).hexdigest(),
+            perceptual_hash=hashed,
+        )
+        self._write([*self.entries, entry])
+        return Verdict("accepted", case_id)
+
+    def unannounced(self) -> list[Entry]:
+        """The cases that nobody was told of yet."""
+        return self.entries[self._announced() :]
+
+    def announce(self, count: int) -> None:
+        """Note that somebody was told of the next so many cases."""
+        told = json.dumps({"count": self._announced() + count}).encode()
+        write_in_one_step(self.folder / _ANNOUNCED, told)
+
+    def _announced(self) -> int:
+        try:
+            return int(json.loads((self.folder / _ANNOUNCED).read_bytes())["count"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0  # to tell twice costs a study that is cached; not to tell loses a case
+
+    def _class_name(self, class_id: str) -> str | None:
+        return next((e.class_name for e in self.entries if e.class_id == class_id), None)
+
+    def _nearest(self, picture: Path) -> tuple[str, Entry | None]:
+        """The picture's perceptual hash, and the case that shows the same, mirrored or not."""
+        upright = _described([picture])
+        known = np.array([int(e.perceptual_hash, 16) for e in self.entries], np.uint64)
+        for new in (upright, _described([picture], mirror=True)):
+            bits = np.bitwise_count(known ^ new.hashes[0])
+            near = [self.entries[place] for place in np.flatnonzero(bits <= _SAME_HASH_BITS)]
+            if near:
+                apart = 1 - _described([self.image(e) for e in near]).small @ new.small[0]
+                if float(np.nanmin(apart)) <= _SAME_PIXELS:
+                    return f"{int(upright.hashes[0]):016x}", near[int(np.nanargmin(apart))]
+        return f"{int(upright.hashes[0]):016x}", None
+
+    def _image(self, case_id: str) -> Path:
+        return self.folder / "images" / f"{case_id}.png"
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left: pictures that never came into the index."""
+        known = {self.image(entry) for entry in self.entries}
+        for path in [*(self.folder / "images").iterdir(), *self.folder.glob(f".{_INDEX}-*")]:
+            if path not in known:
+                path.unlink()
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        body = b"".join(canonical_json(asdict(entry)) + b"\n" for entry in entries)
+        digest = hashlib.sha256(body).hexdigest()
+        head = {"version": _VERSION, "count": len(entries), "sha256": digest}
+        write_in_one_step(self.folder / _INDEX, canonical_json(head) + b"\n" + body)
+        self.entries = list(entries)
+
+
+def _described(paths: Sequence[Path], mirror: bool = False) -> likeness.Described:
+    """Without landmarks: the whole picture is compared."""
+    nowhere = np.full((len(paths), 478, 3), np.nan)
+    return likeness.describe(paths, nowhere, mirror=np.arange(468) if mirror else None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
