@@ -20,6 +20,7 @@ from PIL import Image
 from synth_pipeline.case_sources import SourcePhoto, content
 from synth_pipeline.config import CasesConfig
 from synth_pipeline.errors import InputError
+from synth_pipeline.near_duplicates import Shown, settle
 from synth_pipeline.photos import UnusablePhotoError, sanitise
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import canonical_json, file_sha256
@@ -129,7 +130,10 @@ def run(
     kept: dict[str, tuple[SourcePhoto, str]] = {}
     quarantined: list[Quarantined] = []
     # In the order of their content, so that which of two equal photos stays does not hang on names.
-    ordered = sorted(photos, key=lambda photo: (photo.class_name, content(photo.path)))
+    # Equal bytes: the training photo stays, so that held-out ones change nothing in training.
+    ordered = sorted(
+        photos, key=lambda photo: (photo.class_name, content(photo.path), photo.split == "test")
+    )
     clashes: set[str] = set()
     sizes_px: dict[str, tuple[int, int]] = {}
     for done, photo in enumerate(ordered, start=1):
@@ -158,8 +162,24 @@ def run(
         photo, class_id = kept.pop(case_id)
         (out_dir / "images" / f"{case_id}.png").unlink()
         quarantined.append(Quarantined(photo.path.name, class_id, CLASH))
+    aside, subjects = settle(
+        [
+            Shown(
+                case_id,
+                class_id,
+                _subject_id(photo, case_id),
+                photo.split,
+                out_dir / "images" / f"{case_id}.png",
+            )
+            for case_id, (photo, class_id) in sorted(kept.items())
+        ]
+    )
+    for case_id, reason in sorted(aside.items()):
+        photo, class_id = kept.pop(case_id)
+        (out_dir / "images" / f"{case_id}.png").unlink()
+        quarantined.append(Quarantined(photo.path.name, class_id, reason))
     rows = []
-    splits = _split(kept, config.test_fraction, seed)
+    splits = _split(kept, subjects, config.test_fraction, seed)
     for case_id, (photo, class_id) in sorted(kept.items(), key=lambda item: (item[1][1], item[0])):
         file = f"images/{case_id}.png"
         rows.append(
@@ -167,7 +187,7 @@ def run(
                 "case_id": case_id,
                 "class_id": class_id,
                 "class_name": " ".join(photo.class_name.replace("_", " ").split()),
-                "subject_id": _subject_id(photo, case_id),
+                "subject_id": subjects[case_id],
                 "split": splits[case_id],
                 "file": file,
                 "width_px": sizes_px[case_id][0],
@@ -254,21 +274,27 @@ def _subject_id(photo: SourcePhoto, case_id: str) -> str:
     return "subject-" + hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
-def _split(kept: dict[str, tuple[SourcePhoto, str]], fraction: float, seed: int) -> dict[str, str]:
+def _split(
+    kept: Mapping[str, tuple[SourcePhoto, str]],
+    subjects: Mapping[str, str],
+    fraction: float,
+    seed: int,
+) -> dict[str, str]:
     """Hold out whole subjects, class by class.
 
-    Who is held out hangs on the seed and on the subject's own id, so a photo that comes to one
-    class moves nobody in another. A class of one subject is for training only; of the others the
-    share is rounded half up, which on RDFace's class sizes holds out about a quarter.
+    Where the source puts a photo of a subject, all of the subject goes. Who is held out of the
+    others hangs on the seed and on the subject's own id, so a photo that comes to one class moves
+    nobody in another. A class of one subject is for training only; of the others the share is
+    rounded half up, which on RDFace's class sizes holds out about a quarter.
     """
-    splits: dict[str, str] = {}
-    subjects: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for case_id, (photo, class_id) in kept.items():
-        if photo.split is not None:
-            splits[case_id] = photo.split
-        else:
-            subjects[class_id][_subject_id(photo, case_id)].append(case_id)
-    for members in subjects.values():
+    decided = {
+        subjects[case_id]: photo.split for case_id, (photo, _) in kept.items() if photo.split
+    }
+    waiting: dict[str, set[str]] = defaultdict(set)
+    for case_id, (_, class_id) in kept.items():
+        if subjects[case_id] not in decided:
+            waiting[class_id].add(subjects[case_id])
+    for members in waiting.values():
         order = sorted(
             members, key=lambda subject: hashlib.sha256(f"{seed}\0{subject}".encode()).digest()
         )
@@ -276,7 +302,7 @@ def _split(kept: dict[str, tuple[SourcePhoto, str]], fraction: float, seed: int)
         held_out = 0
         if count > 1 and fraction > 0:
             held_out = min(count - 1, max(1, int(count * fraction + 0.5)))
-        for place, subject in enumerate(order):
-            for case_id in members[subject]:
-                splits[case_id] = "test" if place < held_out else "train"
-    return splits
+        decided |= {
+            subject: "test" if place < held_out else "train" for place, subject in enumerate(order)
+        }
+    return {case_id: decided[subjects[case_id]] for case_id in kept}

@@ -6,7 +6,7 @@ planning a study must not import torch.
 """
 
 STAGE_VERSIONS = {
-    "cases": 1,
+    "cases": 2,
     "landmarks": 3,
     "class-images": 1,
     "dreambooth": 3,

@@ -182,7 +182,7 @@ def test_csv_decides_subject_and_split(source, tmp_path):
     lines = ["file,class,subject,split"]
     for place, path in enumerate(sorted(source.rglob("*.png"))):
         split = "test" if place % 3 == 0 else "train"
-        lines.append(f"{path.relative_to(source)},{path.parent.name},p{place // 2},{split}")
+        lines.append(f"{path.relative_to(source)},{path.parent.name},p{place},{split}")
     (source / "cases.csv").write_text("\n".join(lines) + "\n")
     case_set = imported(source, tmp_path / "out", format="csv")
     assert len(case_set.test()) == 3
@@ -235,7 +235,11 @@ def split(sizes, seed, fraction=0.25):
             for photo in range(1 + subject % 3):
                 name = f"case-{class_id}{subject}{photo}"
                 kept[name] = (SourcePhoto(None, class_id, f"s{subject}"), class_id)
-    return kept, cases._split(kept, fraction, seed)
+    return kept, cases._split(kept, subjects_of(kept), fraction, seed)
+
+
+def subjects_of(kept) -> dict[str, str]:
+    return {name: f"{class_id}/{photo.subject}" for name, (photo, class_id) in kept.items()}
 
 
 @settings(max_examples=200, deadline=None)
@@ -256,7 +260,8 @@ def test_split_keeps_subjects_whole_and_every_class_trainable(sizes, seed, shuff
         assert (trained == subjects) == (subjects == 1)
     order = list(kept)
     shuffle.shuffle(order)
-    assert cases._split({name: kept[name] for name in order}, 0.25, seed) == splits
+    turned = {name: kept[name] for name in order}
+    assert cases._split(turned, subjects_of(kept), 0.25, seed) == splits
 
 
 def test_split_holds_out_about_a_quarter_of_rdface():
@@ -271,7 +276,9 @@ def test_split_holds_out_about_a_quarter_of_rdface():
                 SourcePhoto(None, str(class_number), f"s{photo}"),
                 str(class_number),
             )
-    held_out = sum(side == "test" for side in cases._split(kept, 0.25, 42).values())
+    held_out = sum(
+        side == "test" for side in cases._split(kept, subjects_of(kept), 0.25, 42).values()
+    )
     assert 0.2 < held_out / len(kept) < 0.3
 
 
