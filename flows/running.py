@@ -139,13 +139,16 @@ def _tell_the_end(study: Study, result: Any, took_s: float) -> int:
     counts = f"{result['executed']} stages run, {result['cached']} cached"
     print(f"\n{study.config.name}: {counts}, {took_s:.0f} s")
     if result["until"] == "report":
-        from synth_pipeline.publishing import headline, shortage
+        from synth_pipeline import history
+        from synth_pipeline.publishing import headline, public_config, shortage
         from tasks.running import open_study
 
         print(headline(study.folder / "scores.parquet"))
         made = open_study(str(study.root), study.config.name)
         if told := shortage(made, result["classes"]):
             print(told)
+        if since := history.since(made, result["classes"], public_config(made)):
+            print(*history.in_words(since), sep="\n")
         print(f"Report: {study.folder / 'report.html'}")
     complaints = sorted({**result["lost"], **result["failed"]}.items())
     for class_id, sentence in complaints:

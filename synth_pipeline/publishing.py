@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from synth_pipeline import cases, scores, selection, synthetic_set
+from synth_pipeline import cases, history, scores, selection, synthetic_set
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.stage_versions import STAGE_VERSIONS
@@ -33,6 +33,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
         failed: the others, each with one sentence.
     """
     sources = list(study.nodes(classes))
+    since = history.since(study, classes, public_config(study))
 
     def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
         from synth_pipeline import report
@@ -62,6 +63,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                     for name in classes
                 ],
                 failed={**case_set.lost, **failed},
+                since=since,
                 provenance=[
                     {"stage": a.stage, "label": node.label, "key": a.key, "digest": a.digest}
                     for node, a in zip(sources, artifacts, strict=True)
@@ -80,7 +82,11 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
         "report",
         "",
         STAGE_VERSIONS["report"],
-        {"failed": dict(failed), "config": public_config(study)},
+        {
+            "failed": dict(failed),
+            "config": public_config(study),
+            **({"since": history.as_parameters(since)} if since else {}),
+        },
         body,
         inputs=tuple(Input(node.name, node) for node in sources),
         libraries=("matplotlib",),
@@ -109,6 +115,7 @@ def publish(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> 
         content = (study.graph.artifact(node).path / name).read_bytes()
         write_in_one_step(study.folder / name, content)
     write_in_one_step(study.folder / _FAILED, json.dumps(dict(failed), indent=1).encode())
+    history.keep(study, classes, public_config(study))
 
 
 def failed_classes(study: Study) -> dict[str, str]:

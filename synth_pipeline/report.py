@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from synth_pipeline import figures
+from synth_pipeline.history import Since
 from synth_pipeline.scores import best_by_regime
 from synth_pipeline.shifts import SHIFTS
 
@@ -38,6 +39,7 @@ class ReportInputs:
         ranking, copies, memorisation, selection: the same.
         case_counts: class_id, train and test for each class.
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
+        since: how this compares with the study's last scores, where there are any.
         provenance: stage, label, key and digest of every artifact.
         versions: of the libraries.
         shortage: one sentence if a scale could not be filled, else nothing.
@@ -57,6 +59,7 @@ class ReportInputs:
     selection: Path
     case_counts: Sequence[Mapping[str, Any]]
     failed: Mapping[str, str]
+    since: Since | None
     provenance: Sequence[Mapping[str, str]]
     versions: Mapping[str, str]
     base_model: str
@@ -89,6 +92,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
     page = environment.get_template("report.html.j2").render(
         name=inputs.name,
         test_images=len(set(cases_tested.to_pylist())),
@@ -113,6 +117,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         pulled=_pulled(ranking),
         largest=largest,
         failed=sorted(inputs.failed.items()),
+        since=inputs.since,
         pictures={
             name: [_thumbnail(path) for path in paths]
             for name, paths in sorted(inputs.synthetic_images.items())
