@@ -268,10 +268,9 @@ class Registry:
         """The cases that nobody was told of yet."""
         return self.entries[self._announced() :]
 
-    def announce(self, count: int) -> None:
-        """Note that somebody was told of the next so many cases."""
-        told = json.dumps({"count": self._announced() + count}).encode()
-        write_in_one_step(self.folder / _ANNOUNCED, told)
+    def announced(self, count: int) -> None:
+        """Note that somebody was told of the first so many cases."""
+        write_in_one_step(self.folder / _ANNOUNCED, json.dumps({"count": count}).encode())
 
     def _announced(self) -> int:
         try:

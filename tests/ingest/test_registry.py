@@ -218,7 +218,7 @@ def test_what_was_announced_is_remembered(registry, faces):
     for face in faces[:3]:
         add(registry, face, "a")
     assert len(registry.unannounced()) == 3
-    registry.announce(2)
+    registry.announced(2)
     assert [e.case_id for e in Registry(registry.folder).unannounced()] == [
         registry.entries[2].case_id
     ]

@@ -1,0 +1,34 @@
+"""Take new photos out of the study's inbox into its registry."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.states import Completed, Failed, State
+
+from synth_pipeline import ingest
+from synth_pipeline.errors import SynthPipelineError
+from synth_pipeline.progress import Throttled
+from tasks.running import POLICY, open_study
+
+logger = logging.getLogger("synth_pipeline")
+
+
+@task(name="ingest", task_run_name="ingest {name}", **POLICY)
+def take_in_cases(root: str, name: str, settle_s: float) -> State[Any]:
+    """Check, register or set aside what lies in the inbox; says how many of which class."""
+    config = open_study(root, name).config
+    try:
+        done = ingest.of_study(
+            config,
+            Path(root),
+            config.cases.inbox,
+            settle_s=settle_s,
+            progress=Throttled(logger.info, "ingest"),
+        )
+    except SynthPipelineError as error:
+        return Failed(message=str(error), data=error)
+    for line in ingest.told(done):
+        logger.info("ingest: %s", line)
+    return Completed(data={"accepted": dict(done.accepted), "quarantined": dict(done.quarantined)})
