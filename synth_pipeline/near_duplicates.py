@@ -19,8 +19,8 @@ LEAK = "is held out, but shows a person (or nearly a picture) that training phot
 #: Both must hold. Of 150 photos, each made a third as large and JPEG of quality 40, or of quality
 #: 10 alone, 99 % lie nearer; of 103,000 pairs that are not the same photo (442 of LFW, 102 taken
 #: in one studio) none does: the nearest have 0.041 and 10 bits, and 0.079 and 4 bits.
-_BITS = 6
-_PIXELS = 0.03
+SAME_BITS = 6
+SAME_PIXELS = 0.03
 _ROWS = 512
 
 
@@ -78,7 +78,7 @@ def near_duplicates(files: Sequence[Path]) -> list[tuple[int, int]]:
         for other in (seen, mirrored):
             bits = np.bitwise_count(seen.hashes[rows, None] ^ other.hashes)
             apart = 1 - seen.small[rows] @ other.small.T
-            near = np.argwhere((bits <= _BITS) & (apart <= _PIXELS))
+            near = np.argwhere((bits <= SAME_BITS) & (apart <= SAME_PIXELS))
             found += [(int(i) + start, int(j)) for i, j in near]
     return sorted({(i, j) for i, j in found if i < j})
 

@@ -29,16 +29,13 @@ from PIL import Image
 from synth_pipeline import likeness
 from synth_pipeline.cases import case_id_of, slug
 from synth_pipeline.errors import InputError
+from synth_pipeline.near_duplicates import SAME_BITS, SAME_PIXELS
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import canonical_json, file_sha256, write_in_one_step
 
 _INDEX = "cases.jsonl"
 _ANNOUNCED = "announced.json"
 _VERSION = 1
-#: Two pictures are one when both measures say so. Of 182,400 pairs of different photos and phantoms
-#: none comes so near by both; a recompressed, resized, darkened or grey copy always does
-#: (docs/decisions/0012).
-_SAME_HASH_BITS, _SAME_PIXELS = 6, 0.02
 
 
 @dataclass(frozen=True)
@@ -287,10 +284,10 @@ class Registry:
         known = np.array([int(e.perceptual_hash, 16) for e in self.entries], np.uint64)
         for new in (upright, _described([picture], mirror=True)):
             bits = np.bitwise_count(known ^ new.hashes[0])
-            near = [self.entries[place] for place in np.flatnonzero(bits <= _SAME_HASH_BITS)]
+            near = [self.entries[place] for place in np.flatnonzero(bits <= SAME_BITS)]
             if near:
                 apart = 1 - _described([self.image(e) for e in near]).small @ new.small[0]
-                if float(np.nanmin(apart)) <= _SAME_PIXELS:
+                if float(np.nanmin(apart)) <= SAME_PIXELS:
                     return f"{int(upright.hashes[0]):016x}", near[int(np.nanargmin(apart))]
         return f"{int(upright.hashes[0]):016x}", None
 
