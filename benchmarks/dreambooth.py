@@ -140,6 +140,7 @@ def _ours(base: str, photos: dict[str, list[Path]], method: str, at_once: int, t
 
 
 def _theirs(base: str, photos: dict[str, list[Path]], method: str, tick) -> None:
+    # First, so that it gets diffusers as any script does: our package keeps triton out of memory.
     from benchmarks import published_way
     from synth_pipeline.adapters import attention_layers
     from synth_pipeline.base_model import resolve_base

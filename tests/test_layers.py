@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 #: What each layer must not import.
@@ -66,3 +67,13 @@ def test_help_needs_no_torch_and_no_prefect(arguments):
     )
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout or "synth-pipeline 0." in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU wants triton")
+def test_triton_stays_out_of_memory_and_torch_compiles_without():
+    code = (
+        "import sys; from synth_pipeline import loaded_base; import torch;"
+        "assert sys.modules['triton'] is None;"
+        "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(2)).sum() == 4"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
