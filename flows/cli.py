@@ -88,6 +88,12 @@ def _doctor(options: argparse.Namespace) -> int:
     return examine(fetch=options.fetch)
 
 
+def _up(options: argparse.Namespace) -> int:
+    from flows.up import bring_up
+
+    return bring_up(options.root, options.workers, options.slots)
+
+
 def _phantom(options: argparse.Namespace) -> int:
     from flows import phantom_commands
 
@@ -170,6 +176,18 @@ def _parser() -> argparse.ArgumentParser:
         help='only its classifiers, such as "resnet18 synthetic 48"; may be given again',
     )
 
+    up = commands.add_parser(
+        "up", help="a server, deployments and workers on this machine, until Ctrl-C"
+    )
+    up.add_argument("--workers", type=_at_least_one, metavar="N", help="default: one for each GPU")
+    up.add_argument(
+        "--slots", type=_at_least_one, default=1, metavar="N", help="classes at a time on each"
+    )
+    up.add_argument(
+        "--root", type=Path, default=Path("results"), metavar="DIR", help="default: ./results"
+    )
+    up.set_defaults(command=_up)
+
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and its mending")
     doctor.add_argument("--fetch", action="store_true", help="download the landmark model")
     doctor.set_defaults(command=_doctor)
@@ -201,6 +219,12 @@ def _parser() -> argparse.ArgumentParser:
     learned.add_argument("--work-dir", type=Path, required=True, help="checkpoints and renders")
     learned.set_defaults(command=_phantom)
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 class _SetEngine(argparse.Action):

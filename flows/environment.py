@@ -7,6 +7,8 @@ phones home. A value that the user has set in the environment wins, but for the 
 import os
 from pathlib import Path
 
+from flows.server import Server
+
 _NEEDLESS = (
     "SCHEDULER",
     "LATE_RUNS",
@@ -18,10 +20,14 @@ _NEEDLESS = (
 )
 
 
-def prepare(root: Path) -> None:
+def prepare(root: Path, server: Server | None = None) -> None:
     """Set the process's environment for a study under `root`.
 
     Must run before `prefect`, `huggingface_hub`, `transformers` or `diffusers` is imported.
+
+    Args:
+        root: of the study.
+        server: the one to use; none for Prefect's temporary one.
     """
     home = root / "prefect"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,7 +57,13 @@ def prepare(root: Path) -> None:
     }
     # The temporary server serves one run in this process: it schedules nothing, and has no workers
     # to look after. So these services are off.
-    for service in _NEEDLESS:
-        defaults[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
+    if server:
+        os.environ["PREFECT_API_URL"] = server.url
+        if server.secret:
+            os.environ["PREFECT_API_AUTH_STRING"] = server.secret
+        # One that is started again is waited for, some eight minutes.
+        defaults["PREFECT_CLIENT_MAX_RETRIES"] = "8"
+    else:
+        defaults |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NEEDLESS}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

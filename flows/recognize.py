@@ -5,6 +5,9 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed, State
 
+from flows.at_work import at_work
+from flows.states import failed_like
+from synth_pipeline.errors import InputError
 from tasks.evaluate import evaluate
 from tasks.running import open_study
 from tasks.train import train
@@ -20,6 +23,16 @@ def recognize(
     root: str, name: str, classes: list[str], backbone: str
 ) -> dict[str, Any] | State[Any]:
     """Train and evaluate one backbone in every regime and at every scale."""
+    try:
+        with at_work(root, name) as here:
+            return _recognize(here, name, classes, backbone)
+    except InputError as error:
+        return Failed(message=str(error), data=error)
+
+
+def _recognize(
+    root: str, name: str, classes: list[str], backbone: str
+) -> dict[str, Any] | State[Any]:
     study = open_study(root, name)
     for run in study.runs(classes):
         if run[0] != backbone:
@@ -27,8 +40,8 @@ def recognize(
         for fold in range(study.config.recognition.folds):
             state = train(root, name, classes, *run, fold, return_state=True)
             if not state.is_completed():
-                return Failed(message=state.message, data=state.data)
+                return failed_like(state)
         state = evaluate(root, name, classes, *run, return_state=True)
         if not state.is_completed():
-            return Failed(message=state.message, data=state.data)
+            return failed_like(state)
     return {"backbone": backbone}

@@ -1,14 +1,10 @@
 """`synth-pipeline run`: check everything first, lay the study down, run the flow, tell the end."""
 
-import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from synth_pipeline.config import StudyConfig, dump_config, load_config
 from synth_pipeline.errors import InputError
@@ -23,18 +19,21 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
         InputError: something the user gave is wrong; found before anything is written.
     """
     from flows.environment import prepare
+    from flows.locking import only_run
     from flows.orphans import ended_with_us
+    from flows.server import ready_server
 
     config = load_config(config_path, overrides)
     root = root.absolute()
     study = Study(config, root)
     preflight(study, until)
     study.store.check()
+    server = ready_server(root) if config.engine == "workers" else None
     begun_s = time.monotonic()
-    with _only_run(study), ended_with_us():
+    with only_run(study.folder), ended_with_us():
         _lay_down(study, config)
         swept = study.store.sweep()
-        prepare(root)
+        prepare(root, server)
         show_progress()
         if swept:
             logging.getLogger("synth_pipeline").info(
@@ -44,9 +43,10 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
 
         from flows.study import study as study_flow
 
-        # Nobody watches the heart of a flow in this process, and to end its beating takes up to a
-        # second a flow: a minute in a study of 103 classes.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        # Nobody watches the heart of a flow on a server of its own, and to end its beating takes up
+        # to a second a flow: a minute in a study of 103 classes.
+        beat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30 if server else None}
+        with temporary_settings(beat):
             state = study_flow(str(root), config.name, until, return_state=True)
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
@@ -65,8 +65,6 @@ def preflight(study: Study, until: str) -> None:
 
     if until not in STAGES:
         raise InputError(f"--until {until}: no such stage; choose one of {', '.join(STAGES)}.")
-    if study.config.engine == "workers":
-        raise InputError("engine: workers is not built yet; use `engine: inline`.")
     reach = STAGES.index(until)
     classes = study.expected_classes()
     if len(classes) < 2:
@@ -100,24 +98,6 @@ def preflight(study: Study, until: str) -> None:
             from synth_pipeline import backbones
 
             backbones.check(backbone, study.config.recognition.pretrained)
-
-
-@contextlib.contextmanager
-def _only_run(study: Study) -> Iterator[None]:
-    """Hold the study's lock; the kernel frees it however the process ends."""
-    try:
-        study.folder.parent.mkdir(parents=True, exist_ok=True)
-        study.folder.mkdir(mode=0o700, exist_ok=True)
-        lock = FileLock(study.folder / ".lock", timeout=0, mode=0o600)
-        with lock:
-            yield
-    except Timeout:
-        raise InputError(
-            f"The study {study.config.name} is being run by another process under {study.root}; "
-            "wait for it, or give another --root."
-        ) from None
-    except PermissionError:
-        raise InputError(f"{study.root} cannot be written; choose another --root.") from None
 
 
 def _lay_down(study: Study, config: StudyConfig) -> None:

@@ -1,4 +1,8 @@
-"""The whole study: cases, every class, ranking to selection, every backbone, the report."""
+"""The whole study: cases, every class, ranking to selection, every backbone, the report.
+
+With `engine: workers` the classes and the backbones are given to the workers of the pool gpu; what
+needs all of them together is made here.
+"""
 
 import logging
 from typing import Any
@@ -6,6 +10,8 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed, State
 
+from flows.elsewhere import recognize_elsewhere, synthesize_elsewhere
+from flows.production import production
 from flows.recognize import recognize
 from flows.stages import STAGES
 from flows.synthesize_class import synthesize_class
@@ -27,18 +33,26 @@ logger = logging.getLogger("synth_pipeline")
 
 
 @flow(name="study", flow_run_name="study {name}", persist_result=False, validate_parameters=False)
-def study(root: str, name: str, until: str = "report") -> dict[str, Any] | State[Any]:
+def study(root: str = "", name: str = "", until: str = "report") -> dict[str, Any] | State[Any]:
     """Run a study that the command line has laid down under `root`.
 
     Args:
-        root: folder of the store and the studies.
-        name: the study's name; its configuration is read from its folder.
+        root: folder of the store and the studies; in a deployment, empty is what the machine says.
+        name: the study's name, from whose folder its configuration is read; empty is the only one.
         until: the last stage to run.
 
     Returns:
         The classes that were finished, those that failed and those that lost photos, with one
         sentence each; and how many stages were run or cached.
     """
+    try:
+        with production(root, name) as (here, known):
+            return _study(here, known, until)
+    except InputError as error:
+        return Failed(message=str(error), data=error)
+
+
+def _study(root: str, name: str, until: str) -> dict[str, Any] | State[Any]:
     opened = open_study(root, name)
     failed: dict[str, str] = {}
     try:
@@ -82,6 +96,11 @@ def _run_stage(
             "memorisation": measure_memorisation,
         }
         _go_on(task[stage](root, name, classes, return_state=True))
+    elif stage == "training" and opened.config.engine == "workers":
+        lost = recognize_elsewhere(opened, classes)
+        if lost:
+            message = " ".join(f"{name}: {sentence}" for name, sentence in lost.items())
+            raise _StoppedError(Failed(message=message))
     elif stage == "training":
         backbones = opened.config.recognition.backbones
         for done, backbone in enumerate(backbones, start=1):
@@ -109,8 +128,10 @@ def _synthesize(
     opened: Study, root: str, name: str, until: str, failed: dict[str, str]
 ) -> dict[str, str]:
     """Make every class in turn; a class that fails is listed while the others go on."""
-    found = {}
+    found: dict[str, str] = {}
     classes = [class_id for class_id in opened.case_set.classes if class_id not in failed]
+    if opened.config.engine == "workers":
+        return synthesize_elsewhere(opened, classes, until)
     settings = opened.config.dreambooth
     if settings.prior_weight and until != "landmarks":
         _go_on(make_class_images(root, name, return_state=True))
@@ -128,11 +149,7 @@ def _synthesize(
 
 def _tune_together(opened: Study, root: str, name: str, classes: list[str]) -> None:
     """Make in one batch the concepts that are not there; what fails here fails again by itself."""
-    waiting = [
-        class_id
-        for class_id in classes
-        if opened.graph.resolve(opened.dreambooth(class_id)).looked.status != "cached"
-    ]
+    waiting = [c for c in classes if not opened.is_made(opened.dreambooth(c))]
     if len(waiting) < 2:
         return
     # The cheap check comes first: a class without a face is not learned.

@@ -5,9 +5,14 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed, State
 
+from flows.at_work import at_work
+from flows.states import failed_like
+from synth_pipeline.errors import InputError
 from tasks.find_landmarks import find_landmarks
 from tasks.fine_tune import fine_tune
 from tasks.generate import generate
+from tasks.make_class_images import make_class_images
+from tasks.running import open_study
 
 
 @flow(
@@ -20,16 +25,31 @@ def synthesize_class(
     root: str, name: str, class_id: str, until: str | None = None
 ) -> dict[str, Any] | State[Any]:
     """Make all of one class, or as far as the stage `until`; a failure is the class's own."""
+    try:
+        with at_work(root, name) as here:
+            return _synthesize(here, name, class_id, until)
+    except InputError as error:
+        return Failed(message=str(error), data=error)
+
+
+def _synthesize(
+    root: str, name: str, class_id: str, until: str | None
+) -> dict[str, Any] | State[Any]:
     steps = {
         "landmarks": lambda: find_landmarks(root, name, class_id, "real", return_state=True),
+        "class-images": lambda: make_class_images(root, name, return_state=True),
         "dreambooth": lambda: fine_tune(root, name, class_id, return_state=True),
         "sampling": lambda: generate(root, name, class_id, return_state=True),
         "": lambda: find_landmarks(root, name, class_id, "synthetic", return_state=True),
     }
+    opened = open_study(root, name)
+    # In one process the study has made them before; of many workers, the first one does.
+    if not opened.config.dreambooth.prior_weight or opened.is_made(opened.class_images()):
+        del steps["class-images"]
     for stage, step in steps.items():
         state = step()
         if not state.is_completed():
-            return Failed(message=state.message, data=state.data)
+            return failed_like(state)
         if stage == until:
             break
     return {"class_id": class_id}

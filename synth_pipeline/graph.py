@@ -100,6 +100,11 @@ class Graph:
             self._resolved[node.name] = self._resolve(node)
         return self._resolved[node.name]
 
+    def look_again(self) -> None:
+        """Forget what was not there, because other processes may have made it since."""
+        self._resolved.clear()
+        self.store.look_again()
+
     def artifact(self, node: Node) -> Artifact:
         """The node's artifact, which must have been made, with its files at hand.
 

@@ -55,6 +55,10 @@ class RemoteStore:
             return Found("damaged", manifest, f"{unlike[0]} is gone or cut short in the bucket")
         return Found("sound", manifest)
 
+    def look_again(self) -> None:
+        """Forget which artifacts there were."""
+        self._listed.clear()
+
     def holds(self, stage: str, key: str) -> bool:
         """Whether there was a manifest when this process first asked for one of the stage."""
         if stage not in self._listed:

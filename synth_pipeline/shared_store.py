@@ -58,6 +58,11 @@ class SharedStore(Store):
         self._verified[place] = local
         return True
 
+    def look_again(self) -> None:
+        """Forget what was missing, here and in the bucket."""
+        super().look_again()
+        self.remote.look_again()
+
     def sweep(self) -> int:
         """Remove what killed processes left, here and in the bucket."""
         return super().sweep() + self.remote.sweep()

@@ -122,6 +122,12 @@ class Store:
             InputError: it cannot.
         """
 
+    def look_again(self) -> None:
+        """Forget what was missing or damaged, because other processes may have made it since."""
+        self._verified = {
+            place: looked for place, looked in self._verified.items() if looked.status == "cached"
+        }
+
     def make(self, recipe: Recipe, body: Callable[[Path], Output]) -> tuple[Artifact, bool]:
         """Return the recipe's artifact, running `body` on an empty folder if it is not there.
 

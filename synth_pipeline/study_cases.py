@@ -72,6 +72,26 @@ class CasesOfStudy:
                 self._executed[node.name] = True
         return made
 
+    def is_made(self, node: Node) -> bool:
+        """Whether the node's artifact lies in the store, whole, for the inputs as they are."""
+        return self.graph.resolve(node).looked.status == "cached"
+
+    def count_made_elsewhere(self, nodes: Sequence[Node], missing: Sequence[Node]) -> list[Node]:
+        """Count the nodes that other processes were asked to make, after a look at the store.
+
+        Args:
+            nodes: all that was needed.
+            missing: those of them that were not there before.
+
+        Returns:
+            Those that are not there now.
+        """
+        waited = {node.name for node in missing}
+        for node in nodes:
+            if self.is_made(node):
+                self._executed.setdefault(node.name, node.name in waited)
+        return [node for node in missing if not self.is_made(node)]
+
     def counts(self) -> dict[str, int]:
         """How many nodes `make` has run so far, and how many it found cached."""
         executed = sum(self._executed.values())

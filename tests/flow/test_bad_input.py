@@ -123,8 +123,12 @@ def test_report_and_list_before_the_study(refused, write_config, phantoms):
     assert "first" in refused("cases", "list", write_config(phantoms))
 
 
-def test_workers_are_not_promised_before_they_are_there(refused, write_config, phantoms):
-    assert "inline" in refused("run", write_config(phantoms), "--engine", "workers")
+def test_workers_without_a_server(refused, write_config, phantoms, monkeypatch):
+    config = write_config(phantoms)
+    assert "synth-pipeline up" in refused("run", config, "--engine", "workers")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    told = refused("run", config, "--engine", "workers")
+    assert "No Prefect server answers at http://127.0.0.1:1/api" in told
 
 
 def test_a_second_run_of_the_same_study_is_refused(write_config, phantoms, tmp_path, capsys):

@@ -1,0 +1,270 @@
+"""`synth-pipeline up`: a server, its pools, deployments and automations, and workers, all here.
+
+Everything listens on the loopback interface only, wants a secret, and is stopped by Ctrl-C; after
+`kill -9` a small process stops it (flows/orphans.py).
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from flows.cards import Card, cards, shared_out
+from flows.server import CPU_POOL, GPU_POOL, Server, server_file
+from synth_pipeline.errors import InputError, StageError
+from synth_pipeline.store import write_in_one_step
+
+#: Where prefect.yaml and deploy/ lie: beside the packages, in a checkout or an editable install.
+HOME = Path(__file__).parent.parent
+_PORT = 4200
+#: The first start creates the database, which takes a while on a busy machine.
+_START_S, _STOP_S = 180.0, 20.0
+#: A worker that ends by itself is started again, but not in a circle.
+_RESTART_S = 5.0
+
+
+@dataclass
+class Child:
+    """A process of the stack.
+
+    Attributes:
+        name: what people are shown, and the log's name.
+        arguments: after `python -m prefect`.
+        more: of its environment.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    more: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+
+    def start(self, logs: Path) -> None:
+        """Start it in a session of its own: Ctrl-C comes to us, and we stop it in order."""
+        with self._log(logs) as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", *self.arguments],
+                env={**os.environ, **self.more},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=HOME,
+                start_new_session=True,
+            )
+        self.started_s = time.monotonic()
+
+    def ended(self) -> bool:
+        """Whether it has come to its end."""
+        return self.process is None or self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for that; whoever does not listen is killed."""
+        if self.process is None or self.ended():
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _log(self, logs: Path) -> IO[bytes]:
+        handle = os.open(
+            logs / f"{self.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=0o600
+        )
+        return os.fdopen(handle, "ab")
+
+
+def bring_up(root: Path, workers: int | None, slots: int) -> int:
+    """Start the stack and keep it up until Ctrl-C; returns the exit code.
+
+    Args:
+        root: whose studies are run; the database and the logs lie there, too.
+        workers: of the pool gpu; none for one on each GPU, or one without GPUs.
+        slots: classes that each worker makes at a time.
+
+    Raises:
+        InputError: it runs already, or the GPUs do not hold so many.
+        StageError: the server does not start.
+    """
+    from flows.environment import prepare
+    from flows.locking import only_one_stack
+    from flows.orphans import end_the_rest, ended_with_us
+
+    root = root.absolute()
+    found = cards()
+    places = shared_out(found, workers, slots)
+    with only_one_stack(root), _ctrl_c_for_both(), ended_with_us() as mark:
+        server = Server(f"http://127.0.0.1:{_free_port()}/api", _secret(root))
+        prepare(root, server)
+        _serve_only_us(server, root)
+        logs = root / "prefect" / "logs"
+        logs.mkdir(mode=0o700, exist_ok=True)
+        children = [_server_child(server)]
+        try:
+            children[0].start(logs)
+            _wait_until_it_answers(server, children[0], logs)
+            # Only its owner reads such a file, from its first byte on.
+            told = {"url": server.url, "secret": server.secret}
+            write_in_one_step(server_file(root), json.dumps(told).encode())
+            _furnish(server)
+            children += _worker_children(places, slots)
+            for child in children[1:]:
+                child.start(logs)
+            _tell(server, root, places, slots)
+            _keep_up(children, logs)
+        except KeyboardInterrupt:
+            print("\nstopping ...", flush=True)
+        finally:
+            server_file(root).unlink(missing_ok=True)
+            # The server goes last, so that the workers can tell it how their runs ended.
+            for child in reversed(children):
+                child.stop()
+            end_the_rest(mark)
+    return 0
+
+
+def _server_child(server: Server) -> Child:
+    port = server.url.rsplit(":", 1)[1].removesuffix("/api")
+    return Child("server", ("server", "start", "--host", "127.0.0.1", "--port", port))
+
+
+def _serve_only_us(server: Server, root: Path) -> None:
+    """The server's settings, which its workers also see but do not use."""
+    assert server.secret is not None
+    os.environ.update(
+        PREFECT_SERVER_API_AUTH_STRING=server.secret,
+        PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED="true",
+        # Only the dashboard, which comes from the server itself.
+        PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS=server.url.removesuffix("/api"),
+        PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="INFO",
+        SYNTH_PIPELINE_ROOT=str(root),
+        # A worker looks for work every two seconds; by default it is ten.
+        PREFECT_WORKER_QUERY_SECONDS="2",
+        # The workers run in folders of their own, and must find this very package.
+        PYTHONPATH=os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH")))),
+    )
+
+
+def _furnish(server: Server) -> None:
+    """Pools, deployments and automations; what is there is brought up to date."""
+    from flows.furnishing import furnish
+
+    if not (HOME / "prefect.yaml").exists():
+        raise InputError(
+            f"{HOME / 'prefect.yaml'} is missing: `synth-pipeline up` needs the project's folder "
+            "(pip install -e .)."
+        )
+    furnish()
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=HOME,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise StageError(f"`prefect deploy --all` failed: {_last_line(done.stderr or done.stdout)}")
+
+
+def _worker_children(places: list[Card | None], slots: int) -> list[Child]:
+    def worker(pool: str, name: str, limit: int, more: dict[str, str]) -> Child:
+        arguments = ("worker", "start", "--pool", pool, "--type", "process", "--name", name)
+        return Child(f"worker-{name}", (*arguments, "--limit", str(limit)), more)
+
+    host = socket.gethostname()
+    found = [
+        worker(
+            GPU_POOL,
+            f"{host}-gpu-{number}",
+            slots,
+            {} if card is None else {"CUDA_VISIBLE_DEVICES": card.name},
+        )
+        for number, card in enumerate(places, start=1)
+    ]
+    # Studies wait there, and new cases are looked at: four may do so at a time.
+    return [*found, worker(CPU_POOL, f"{host}-cpu", 4, {})]
+
+
+def _tell(server: Server, root: Path, places: list[Card | None], slots: int) -> None:
+    secret_file = root / "prefect" / "secret"
+    where = "a GPU each" if places[0] is not None else "without a GPU"
+    print(
+        f"Dashboard: {server.url.removesuffix('/api')} (log in with the line in {secret_file})\n"
+        f"{len(places)} workers, {where}, {slots} at a time each; logs in {root}/prefect/logs\n"
+        f"Run a study: synth-pipeline run CONFIG --engine workers --root {root}\n"
+        "Stop everything: Ctrl-C",
+        flush=True,
+    )
+
+
+def _keep_up(children: list[Child], logs: Path) -> None:
+    while True:
+        time.sleep(0.5)
+        for child in children:
+            if child.ended() and time.monotonic() - child.started_s > _RESTART_S:
+                print(f"{child.name} ended; it is started again", flush=True)
+                child.start(logs)
+
+
+def _wait_until_it_answers(server: Server, child: Child, logs: Path) -> None:
+    deadline_s = time.monotonic() + _START_S
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{server.url}/health", timeout=5, trust_env=False).status_code == 200:
+                return
+        if child.ended():
+            break
+        time.sleep(0.2)
+    log = logs / f"{child.name}.log"
+    raise StageError(f"The Prefect server did not start; see {log}: {_last_line(log.read_text())}")
+
+
+def _free_port() -> int:
+    """4200, which Prefect's people know, or any that is free."""
+    for port in (_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return probe.getsockname()[1]
+    raise InputError("No port is free on 127.0.0.1.")
+
+
+def _secret(root: Path) -> str:
+    """The secret of this root, made at the first start and kept for the next."""
+    path = root / "prefect" / "secret"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_in_one_step(path, f"synth:{secrets.token_urlsafe(24)}\n".encode())
+    return path.read_text().strip()
+
+
+@contextlib.contextmanager
+def _ctrl_c_for_both() -> Iterator[None]:
+    """A polite `kill` ends the stack like Ctrl-C."""
+
+    def interrupted(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
