@@ -107,7 +107,9 @@ class S3Server:
         self.asked.append((method, path))
         self._before(method, path)
         if ENVIRONMENT["AWS_ACCESS_KEY_ID"] not in environ.get("HTTP_AUTHORIZATION", ""):
-            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            size = ("Content-Length", str(len(_REFUSED)))
+            start_response("403 Forbidden", [("Content-Type", "application/xml"), size])
             return [_REFUSED]
         if self.ignores_conditions:
             environ.pop("HTTP_IF_NONE_MATCH", None)
