@@ -46,10 +46,11 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
 CMD ["prefect", "server", "start", "--host", "0.0.0.0", "--no-services"]
 
 FROM base AS study
-# MediaPipe links these even where it computes on the processor.
+# MediaPipe links these even where it computes on the processor, and OpenCV, which it imports, glib.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libegl1 libgles2 libgl1 \
- && rm -rf /var/lib/apt/lists/*
+ && apt-get install -y --no-install-recommends libegl1 libgles2 libgl1 libglib2.0-0 \
+ && rm -rf /var/lib/apt/lists/* \
+ && install -d -o study -g study /home/study/.cache /home/study/.cache/huggingface
 COPY --from=libraries /venv /venv
 COPY --from=model --chown=study:study /model /home/study/.cache/synth-pipeline
 WORKDIR /app

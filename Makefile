@@ -1,8 +1,8 @@
 # Two commands do all the set-up on a fresh machine: `make quickstart` and `make test`.
 PYTHON ?= python3.11
 BIN := .venv/bin
-# The system's libraries that MediaPipe links; installed only where they are missing and we may.
-SYSTEM := libegl1 libgles2 libgl1
+# The system's libraries that MediaPipe and its OpenCV link; installed only where they are missing and we may.
+SYSTEM := libegl1 libgles2 libgl1 libglib2.0-0
 
 .PHONY: quickstart test test-slow lint setup system clean
 quickstart: .venv/ready
@@ -30,7 +30,7 @@ setup: .venv/ready
 	touch $@
 
 system:
-	@if ldconfig -p | grep -q libEGL.so.1 && ldconfig -p | grep -q libGLESv2.so.2 && ldconfig -p | grep -q libGL.so.1; then :; \
+	@if ldconfig -p | grep -q libEGL.so.1 && ldconfig -p | grep -q libGLESv2.so.2 && ldconfig -p | grep -q libGL.so.1 && ldconfig -p | grep -q libgthread-2.0.so.0; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM); \
 	else echo "MediaPipe needs $(SYSTEM); on Debian: sudo apt-get install $(SYSTEM)" >&2; exit 2; fi

@@ -133,7 +133,7 @@ class Builder:
         home = "/root" if user == "root" else f"/home/{user}"
         environment = {"HOME": home, "LANG": "C.UTF-8", "PATH": _PATH}
         environment |= self.environment[name]
-        bound = ["proc", "dev"]
+        bound = ["proc", "sys", "dev"]
         for mount in bound:
             subprocess.run(["mount", "--bind", f"/{mount}", str(root / mount)], check=True)
         try:

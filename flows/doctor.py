@@ -12,7 +12,12 @@ from pathlib import Path
 from synth_pipeline import models
 from synth_pipeline.errors import InputError
 
-_LIBRARIES = {"libEGL.so.1": "libegl1", "libGLESv2.so.2": "libgles2", "libGL.so.1": "libgl1"}
+_LIBRARIES = {
+    "libEGL.so.1": "libegl1",
+    "libGLESv2.so.2": "libgles2",
+    "libGL.so.1": "libgl1",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+}
 _NEEDED = ("torch", "diffusers", "transformers", "timm", "mediapipe", "prefect")
 
 
@@ -49,7 +54,7 @@ def _packages() -> Iterator[tuple[bool, str]]:
 
 
 def _libraries() -> Iterator[tuple[bool, str]]:
-    """MediaPipe links these even where it computes on the processor."""
+    """MediaPipe and its OpenCV link these even where they compute on the processor."""
     for library, package in _LIBRARIES.items():
         try:
             ctypes.CDLL(library)
