@@ -20,8 +20,8 @@ from synth_pipeline.errors import InputError, StoreUnreachableError
 #: A place, and nothing that could be a secret: no user, no query.
 URL = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[\w.=+-]+)*)/?$")
 
-#: Transfers at a time; each holds up to 100 MB.
-_AT_ONCE = 16
+#: Transfers at a time; each holds up to 100 MB. Manifests hold some kilobytes.
+_AT_ONCE, _SMALL_AT_ONCE = 16, 64
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,11 @@ class Bucket:
 
     Args:
         url: such as `s3://bucket/prefix`.
-        filesystem: fsspec's; made from the URL when it is first needed, if it is not given.
     """
 
-    def __init__(self, url: str, filesystem: Any = None) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._root = self.url.partition("://")[2]
-        if filesystem is not None:
-            self._filesystem = filesystem
 
     @functools.cached_property
     def _filesystem(self) -> Any:
@@ -70,11 +67,26 @@ class Bucket:
         """An object's content; none if there is no such object."""
         with self._told():
             try:
-                return self._filesystem.cat_file(self._path(name))
+                # More would ask for the size first.
+                return self._filesystem.cat_file(self._path(name), max_concurrency=1)
             except FileNotFoundError as error:
                 if _code(error) == "NoSuchBucket":
                     raise
                 return None
+
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The contents of small objects, many at a time; without those that are gone."""
+        if not names:
+            return {}
+        paths = {self._path(name): name for name in names}
+        with self._told():
+            found = self._filesystem.cat(
+                list(paths), on_error="return", batch_size=_SMALL_AT_ONCE, max_concurrency=1
+            )
+            for error in found.values():
+                if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
+                    raise error
+        return {paths[path]: read for path, read in found.items() if isinstance(read, bytes)}
 
     def create(self, name: str, content: bytes) -> bool:
         """Write an object that does not exist yet; false if it does. Of two writers one wins."""
@@ -98,13 +110,10 @@ class Bucket:
     def list(self, prefix: str) -> dict[str, Listed]:
         """All objects below a prefix, by name."""
         with self._told():
-            found = self._filesystem.find(self._path(prefix), detail=True)
-        skip = len(self._root.strip("/")) + 1
+            found = self._filesystem.find(self._root, prefix=prefix, detail=True)
+        skip = len(self._root) + 1
         return {
-            path.strip("/")[skip:]: Listed(
-                told["size"], told.get("LastModified") or told.get("created")
-            )
-            for path, told in found.items()
+            path[skip:]: Listed(told["size"], told["LastModified"]) for path, told in found.items()
         }
 
     def upload(self, files: Mapping[str, Path]) -> None:

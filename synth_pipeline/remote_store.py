@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from synth_pipeline.bucket import Bucket
+from synth_pipeline.bucket import Bucket, Listed
 from synth_pipeline.leases import Leases
 from synth_pipeline.manifest import MANIFEST, Artifact, difference, parse
 
@@ -39,31 +39,44 @@ class RemoteStore:
         self._expiry_s = expiry_s
         #: Digests whose files were downloaded and found changed: their sizes prove nothing.
         self._distrusted: set[tuple[str, str, str]] = set()
-        self._listed: dict[str, set[str]] = {}
+        self._surveys: dict[str, _Survey] = {}
 
     def look(self, stage: str, key: str) -> Found:
-        """Read the manifest and compare the files' sizes; downloads no file."""
+        """Read the manifest and compare the files' sizes; downloads no file.
+
+        What a process has seen whole it does not ask for again; what it has not, it does, because
+        another machine may have made it meanwhile.
+        """
+        survey = self._survey(stage)
+        if (content := survey.manifests.get(_manifest(stage, key))) is not None:
+            found = self._judge(stage, key, content, survey.files)
+            if found.status == "sound":
+                return found
+        return self._look_now(stage, key)
+
+    def _look_now(self, stage: str, key: str) -> Found:
         content = self.bucket.read(_manifest(stage, key))
         if content is None:
             return Found("missing")
+        return self._judge(stage, key, content, self.bucket.list(f"files/{stage}/{key}/"))
+
+    def _judge(self, stage: str, key: str, content: bytes, files: Mapping[str, Listed]) -> Found:
         manifest = parse(content)
         if manifest is None or (manifest["stage"], manifest["key"]) != (stage, key):
             return Found("damaged", reason=f"{MANIFEST} was changed in the bucket")
         if (stage, key, manifest["digest"]) in self._distrusted:
             return Found("damaged", manifest, "a file was changed in the bucket")
-        if unlike := self._unlike(manifest):
+        if unlike := _unlike(manifest, files):
             return Found("damaged", manifest, f"{unlike[0]} is gone or cut short in the bucket")
         return Found("sound", manifest)
 
     def look_again(self) -> None:
         """Forget which artifacts there were."""
-        self._listed.clear()
+        self._surveys.clear()
 
     def holds(self, stage: str, key: str) -> bool:
         """Whether there was a manifest when this process first asked for one of the stage."""
-        if stage not in self._listed:
-            self._listed[stage] = set(self.bucket.list(f"manifests/{stage}/"))
-        return _manifest(stage, key) in self._listed[stage]
+        return _manifest(stage, key) in self._survey(stage).names
 
     def download(self, manifest: Mapping[str, Any], folder: Path) -> str:
         """Bring the files into a folder and verify them.
@@ -95,19 +108,20 @@ class RemoteStore:
         """
         stage, key, manifest = artifact.stage, artifact.key, artifact.manifest
         while True:
-            before = self.look(stage, key)
+            before = self._look_now(stage, key)
             if before.status == "sound" and before.manifest is not None:
                 return before.manifest
             changed = (stage, key, artifact.digest) in self._distrusted
-            names = manifest["files"] if changed else self._unlike(manifest)
             place = _files(manifest)
+            there = {} if changed else self.bucket.list(place)
+            names = _unlike(manifest, there)
             self.bucket.upload({f"{place}{name}": artifact.path / name for name in names})
             self._distrusted.discard((stage, key, artifact.digest))
             if before.status == "damaged":
                 self.bucket.remove([_manifest(stage, key)])
             # Not there yet, or removed just now: if it is there again, somebody was faster.
             if self.bucket.create(_manifest(stage, key), content):
-                self._listed.get(stage, set()).add(_manifest(stage, key))
+                self._survey(stage).names.add(_manifest(stage, key))
                 return manifest
 
     def lease(
@@ -156,24 +170,47 @@ class RemoteStore:
             if group[0] == "files" and _manifest(stage, key) in manifests:
                 if versions.count(group[:3]) == 1:
                     continue
-                standing = self.look(stage, key).manifest
+                standing = self._look_now(stage, key).manifest
                 if standing is None or _files(standing) == "/".join(group) + "/":
                     continue
             yield names
 
-    def _unlike(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Names of the manifest's files that are not there with their size."""
-        place = _files(manifest)
-        there = self.bucket.list(place)
-        return [
-            name
-            for name, known in manifest["files"].items()
-            if (told := there.get(f"{place}{name}")) is None or told.size_bytes != known["bytes"]
-        ]
+    def _survey(self, stage: str) -> "_Survey":
+        """All of a stage in a few requests: a study looks at hundreds of its artifacts."""
+        if stage not in self._surveys:
+            names = set(self.bucket.list(f"manifests/{stage}/"))
+            few = sorted(names) if len(names) <= _MOST_SURVEYED else []
+            # The files after the manifests, which came last: so none can be missing.
+            self._surveys[stage] = _Survey(
+                names,
+                self.bucket.read_many(few),
+                self.bucket.list(f"files/{stage}/") if few else {},
+            )
+        return self._surveys[stage]
+
+
+class _Survey(NamedTuple):
+    """What a stage held when this process first looked; beyond some thousands, names only."""
+
+    names: set[str]
+    manifests: Mapping[str, bytes]
+    files: Mapping[str, Listed]
+
+
+def _unlike(manifest: Mapping[str, Any], there: Mapping[str, Listed]) -> list[str]:
+    """Names of the manifest's files that are not there with their size."""
+    place = _files(manifest)
+    return [
+        name
+        for name, known in manifest["files"].items()
+        if (told := there.get(f"{place}{name}")) is None or told.size_bytes != known["bytes"]
+    ]
 
 
 _DAY_S = 24 * 3600
 _WEEK_S = 7 * _DAY_S
+#: Manifests of a stage that are read ahead; a study has some hundred.
+_MOST_SURVEYED = 2000
 
 
 def _manifest(stage: str, key: str) -> str:

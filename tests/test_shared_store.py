@@ -353,3 +353,14 @@ def test_a_manifest_cannot_name_a_file_of_ours(s3, tmp_path):
     forged["checksum"] = _checksum(forged)
     s3.write(name, canonical_json(forged))
     assert machine(tmp_path, "b").look(recipe()).status == "damaged"
+
+
+def test_many_artifacts_are_looked_at_in_few_requests(s3, tmp_path):
+    recipes = [recipe(label=str(number)) for number in range(12)]
+    store = machine(tmp_path, "a")
+    store.make_together(recipes, lambda numbers, folders: [body(folder) for folder in folders])
+    s3.asked.clear()
+    other = machine(tmp_path, "b")
+    assert all(other.look(each).is_away for each in recipes)
+    # One for each manifest, all at a time, and two listings.
+    assert len(s3.asked) == len(recipes) + 2
