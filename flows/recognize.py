@@ -7,10 +7,12 @@ from prefect.states import Failed, State
 
 from flows.at_work import at_work
 from flows.states import failed_like
+from synth_pipeline.config import Grid
 from synth_pipeline.errors import InputError
 from tasks.evaluate import evaluate
 from tasks.running import open_study
 from tasks.train import train
+from tasks.tune import tune
 
 
 @flow(
@@ -37,6 +39,10 @@ def _recognize(
     for run in study.runs(classes):
         if run[0] != backbone:
             continue
+        if study.config.recognition.grid != Grid():
+            state = tune(root, name, classes, *run[:2], return_state=True)
+            if not state.is_completed():
+                return failed_like(state)
         for fold in range(study.config.recognition.folds):
             state = train(root, name, classes, *run, fold, return_state=True)
             if not state.is_completed():

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from synth_pipeline import backbones
-from synth_pipeline.recognition_data import read_pictures
-from synth_pipeline.training import predict
+from synth_pipeline.fold_training import predict
+from synth_pipeline.picture_store import decoded
 
 _BATCH = 32
 
@@ -41,10 +41,14 @@ class Appearance:
             InputError: a file cannot be read, or the weights cannot be had.
         """
         model, norm = backbones.create(
-            self.backbone, classes=0, pretrained=self.pretrained, dropout=0.0
+            self.backbone,
+            classes=0,
+            pretrained=self.pretrained,
+            dropout=0.0,
+            size_px=self.size_px,
         )
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        pictures = torch.from_numpy(read_pictures(images, self.size_px))
+        pictures = decoded(images, self.size_px).all()
         with torch.no_grad():
             features = predict(model, pictures, norm, _BATCH).double().numpy()
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -1,16 +1,19 @@
-"""The recognisers' networks, by timm name, each with the input normalisation it was made for."""
+"""The recognisers' networks: the paper's six under short names, and any of timm's by its own.
+
+Each states the input normalisation it was made for. The paper's are `resnet152`, `densenet169`,
+`facenet`, `vgg-face` (or `vgg16`, with ImageNet's weights), `swin-t` and `clip-vit-b32`.
+"""
 
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from synth_pipeline import backbone_weights
+from synth_pipeline.backbone_weights import Pretrained
 from synth_pipeline.errors import InputError
-from synth_pipeline.store import file_sha256
 
-#: `true`: what timm publishes; `embedded`: what was learned on phantoms and lies in this package.
-Pretrained = bool | Literal["embedded"]
-_EMBEDDED = Path(__file__).parent / "assets" / "phantom-backbones"
+Head = Literal["linear", "se"]
 
 
 @dataclass(frozen=True)
@@ -21,23 +24,73 @@ class InputNorm:
     deviation: tuple[float, float, float]
 
 
+IMAGENET = InputNorm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network under a name of ours.
+
+    Attributes:
+        timm: the name timm knows it by, with the tag of the weights.
+        norm: where it is not the one that timm states.
+        files: further names that files of its weights go by, without ending.
+        unpublished: no address is known to get the weights from.
+    """
+
+    timm: str
+    norm: InputNorm | None = None
+    files: tuple[str, ...] = ()
+    unpublished: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """Timm's name without the tag."""
+        return self.timm.split(".")[0]
+
+
+NAMED = {
+    "facenet": Backbone("inception_resnet_v1.vggface2", files=("20180402-114759-vggface2",)),
+    "facenet-casia": Backbone(
+        "inception_resnet_v1.casia", files=("20180408-102900-casia-webface",)
+    ),
+    # Parkhi et al. 2015: the mean face colour is subtracted from 0..255, and nothing divided.
+    "vgg-face": Backbone(
+        "vgg16",
+        InputNorm((129.1863 / 255, 104.7624 / 255, 93.5940 / 255), (1 / 255,) * 3),
+        ("vgg_face", "vgg_face_dag", "VGG_FACE", "vggface"),
+        unpublished=True,
+    ),
+    "swin-t": Backbone("swin_tiny_patch4_window7_224.ms_in1k"),
+    # OpenAI trained with another GELU than timm's model without "quickgelu" has.
+    "clip-vit-b32": Backbone("vit_base_patch32_clip_quickgelu_224.openai"),
+}
+
+
+def named(name: str) -> Backbone:
+    """The network that a name of ours or of timm's means."""
+    return NAMED.get(name) or Backbone(name)
+
+
 def check(name: str, pretrained: Pretrained, key: str = "recognition.backbones") -> None:
-    """Make sure that timm has a backbone of this name; downloads nothing.
+    """Make sure that there is a backbone of this name, and a file where one is wanted.
+
+    Downloads nothing.
 
     Args:
-        name: of a timm model.
+        name: ours, or of a timm model.
         pretrained: which weights are wanted.
         key: of the configuration, for the message.
 
     Raises:
-        InputError: it has none, or there are no embedded weights for it; others are named.
+        InputError: there is none, or its weights are missing; others are named.
     """
-    if pretrained == "embedded":
-        _embedded_file(name)
-    import timm
-
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+    if pretrained:
+        _local_file(name, pretrained)
+    timm = _timm()
+    if not timm.is_model(named(name).timm):
+        known = [*NAMED, *timm.list_models()]
+        near = difflib.get_close_matches(name.split(".")[0], known, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()."
         raise InputError(f"{key}: timm has no model {name}{hint}")
 
@@ -46,62 +99,114 @@ def weights_identity(name: str, pretrained: Pretrained) -> str:
     """Which first weights a backbone starts from, as it enters the content key."""
     if not pretrained:
         return "random"
-    if pretrained == "embedded":
-        return f"{name} sha256 {file_sha256(_embedded_file(name))}"
-    import timm
-
-    settings = timm.get_pretrained_cfg(name)
+    path = _local_file(name, pretrained)
+    if path is not None:
+        return f"{name} sha256 {backbone_weights.file_identity(path)}"
+    settings = _timm().get_pretrained_cfg(named(name).timm)
     source = getattr(settings, "hf_hub_id", None) or getattr(settings, "url", None) or "none"
     return f"{name} {getattr(settings, 'tag', '')} {source}".strip()
 
 
-def create(name: str, *, classes: int, pretrained: Pretrained, dropout: float):  # type: ignore[no-untyped-def]
-    """Build a backbone with an n-way linear head after dropout.
+def create(  # type: ignore[no-untyped-def]
+    name: str,
+    *,
+    classes: int,
+    pretrained: Pretrained,
+    dropout: float,
+    head: Head = "linear",
+    size_px: int | None = None,
+):
+    """Build a backbone with an n-way head.
 
     Args:
-        name: of a timm model.
-        classes: outputs of the head.
-        pretrained: start from timm's published weights, which are downloaded or taken from the
-            hub's cache; or from the embedded ones.
+        name: ours, or of a timm model.
+        classes: outputs of the head; with 0 the features come out.
+        pretrained: start from published weights, which are downloaded or taken from the hub's
+            cache; from the embedded ones; or from a folder's.
         dropout: before the head, 0 to 1.
+        head: `linear`: dropout and one layer; `se`: the published one (`heads`).
+        size_px: side of the pictures, where they are not what the network was made for.
 
     Returns:
         A `torch.nn.Module` from (N, 3, H, W) float32 to (N, classes) logits, whose state
-        dictionary `timm.create_model(name, num_classes=classes)` loads; and its `InputNorm`.
+        dictionary `timm.create_model` loads back (see `recipe`); and its `InputNorm`.
 
     Raises:
-        InputError: the weights cannot be had.
+        InputError: the weights cannot be had or are of another network, or the pictures have a
+            size that the network does not take.
     """
-    import timm
-
     check(name, pretrained)
-    other = {}
-    if pretrained == "embedded":
-        # Any number that is not `classes` makes timm leave the published head out.
-        file = str(_embedded_file(name))
-        other = {"pretrained_cfg_overlay": {"file": file, "num_classes": -1}}
+    timm = _timm()
+    one = named(name)
+    path = _local_file(name, pretrained) if pretrained else None
+    settings = timm.get_pretrained_cfg(one.timm)
+    options = {} if head == "se" else {"drop_rate": dropout}
+    if size_px is not None:
+        options |= _size_options(name, settings, size_px)
+    from_hub = bool(pretrained) and path is None
+    outputs = 0 if head == "se" else classes
     try:
-        model = timm.create_model(
-            name, pretrained=bool(pretrained), num_classes=classes, drop_rate=dropout, **other
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        if not pretrained:
-            raise
+        model = timm.create_model(one.timm, pretrained=from_hub, num_classes=outputs, **options)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        if not from_hub:
+            if "img_size" not in options:
+                raise
+            raise InputError(
+                f"recognition.size_px: {name} does not take pictures of {size_px} pixels; "
+                f"{settings.input_size[1]} is what it was made for."
+            ) from None
         raise InputError(
             f"The pretrained weights of {name} are neither cached here nor can they be "
-            "downloaded; set recognition.pretrained to false, or fill the hub's cache "
-            f"({type(error).__name__})."
+            "downloaded; set recognition.pretrained to false, or to a folder that holds "
+            f"{name}.safetensors, or fill the hub's cache ({type(error).__name__})."
         ) from None
-    settings = model.pretrained_cfg
-    return model, InputNorm(tuple(settings["mean"]), tuple(settings["std"]))
+    if path is not None:
+        classifier = model.pretrained_cfg["classifier"]
+        layers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+        backbone_weights.load(model, path, name, layers)
+    stated = model.pretrained_cfg
+    norm = one.norm or InputNorm(tuple(stated["mean"]), tuple(stated["std"]))
+    if head == "se" and classes:
+        from synth_pipeline.heads import WithSeHead
+
+        model = WithSeHead(one.architecture, classes, drop_rate=dropout, body=model)
+    return model, norm
 
 
-def _embedded_file(name: str) -> Path:
-    path = _EMBEDDED / f"{name}.safetensors"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in _EMBEDDED.glob("*.safetensors")))
+def recipe(name: str, head: Head) -> tuple[str, dict[str, str]]:
+    """How `timm.create_model` builds what `create` built: a name, and further arguments.
+
+    Names that timm does not have by itself (`inception_resnet_v1`, `with_se_head`) are known to it
+    once this package's `facenet` and `heads` are imported.
+    """
+    architecture = named(name).architecture
+    return ("with_se_head", {"backbone": architecture}) if head == "se" else (architecture, {})
+
+
+def _timm() -> Any:
+    """timm, with the models that we add to it."""
+    import timm
+
+    from synth_pipeline import facenet, heads  # noqa: F401
+
+    return timm
+
+
+def _local_file(name: str, pretrained: Pretrained) -> Path | None:
+    one = named(name)
+    stems = tuple(dict.fromkeys((name, one.timm, *one.files)))
+    if not one.unpublished:
+        stems = tuple(dict.fromkeys((*stems, one.architecture)))
+    return backbone_weights.local_file(name, stems, pretrained, one.unpublished)
+
+
+def _size_options(name: str, settings: Any, size_px: int) -> dict[str, int]:
+    """What a network must be told about pictures of another size than its own."""
+    smallest = (getattr(settings, "min_input_size", None) or (3, 0, 0))[1]
+    if size_px < smallest:
         raise InputError(
-            f"recognition.pretrained is embedded, but there are no such weights for {name}; "
-            f"they exist for {known or 'no backbone'}."
+            f"recognition.size_px: {name} does not take pictures of {size_px} pixels; give at "
+            f"least {smallest}."
         )
-    return path
+    fixed = getattr(settings, "fixed_input_size", False)
+    return {"img_size": size_px} if fixed and size_px != settings.input_size[1] else {}

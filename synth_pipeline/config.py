@@ -206,21 +206,47 @@ class SelectionConfig(Section):
     scales: tuple[Scale, ...] = Field((0.5, 1.0), min_length=1)
 
 
+class Grid(Section):
+    """Hyper-parameters to choose among by cross-validation; empty lists choose nothing."""
+
+    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    weight_decay: tuple[Annotated[float, Field(ge=0)], ...] = ()
+
+
 class RecognitionConfig(Section):
     """Training and evaluation of the recognisers."""
 
-    backbones: tuple[str, ...] = Field(("resnet18",), min_length=1, description="timm names")
+    backbones: tuple[str, ...] = Field(
+        ("resnet18",), min_length=1, description="the paper's by short names, or timm's names"
+    )
     regimes: tuple[Regime, ...] = Field(("real", "synthetic"), min_length=1)
-    pretrained: bool | Literal["embedded"] = Field(
-        True, description="timm's published weights, none, or the ones learned on phantoms"
+    pretrained: bool | str = Field(
+        True,
+        description="published weights, none, embedded: the ones learned on phantoms, or a folder",
+    )
+    head: Literal["linear", "se"] = Field(
+        "linear", description="se: squeeze-and-excitation and batch norm before the classifier"
+    )
+    protocol: Literal["published", "tuned"] = Field(
+        "published", description="how a fold is trained; see protocols.py"
     )
     folds: int = Field(5, ge=2)
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
+    grid: Grid = Grid()
     dropout: float = Field(0.5, ge=0, lt=1)
+    flips: bool = Field(
+        False, description="tuned: mirrored pictures too; asymmetry is a phenotype, so not so"
+    )
     size_px: int = Field(224, ge=32)
+    precision: Precision = Field(
+        "auto", description="bf16 on GPUs that compute with it, fp16 on others, fp32 without"
+    )
+    checkpoint_s: float = Field(
+        60, ge=0, description="a killed fold goes on from here", json_schema_extra=_SPEED
+    )
 
 
 class StudyConfig(Section):

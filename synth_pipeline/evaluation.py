@@ -10,12 +10,11 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from synth_pipeline import backbones
 from synth_pipeline.config import RecognitionConfig
 from synth_pipeline.errors import InputError
-from synth_pipeline.recognition_data import read_pictures
+from synth_pipeline.fold_training import best_device, predict, recogniser
+from synth_pipeline.picture_store import PictureStore, decoded
 from synth_pipeline.shifts import SHIFTS, shifted
-from synth_pipeline.training import predict
 
 
 def run(
@@ -28,6 +27,7 @@ def run(
     fold_dirs: Sequence[Path],
     test: Sequence[tuple[str, str, Path]],
     out_dir: Path,
+    pictures: PictureStore | None = None,
 ) -> dict[str, float]:
     """Write `predictions.parquet`, `shifts.parquet` and `classes.json`.
 
@@ -43,6 +43,7 @@ def run(
         fold_dirs: `training` artifacts, by fold.
         test: (case id, class id, file) of the held-out photos.
         out_dir: an empty folder.
+        pictures: where decoded pictures are kept; none decodes them into memory.
 
     Returns:
         The number of test images and the mean Top-1.
@@ -55,21 +56,19 @@ def run(
             "No photo is held out, so nothing can be evaluated; raise cases.test_fraction, or add "
             "photos: a class of one is for training only."
         )
-    pixels = read_pictures([path for _, _, path in test], config.size_px)
-    pictures = torch.from_numpy(pixels)
-    changed = {name: torch.from_numpy(shifted(pixels, name)) for name in SHIFTS}
+    files = [path for _, _, path in test]
+    kept = pictures.pictures(files, config.size_px) if pictures else decoded(files, config.size_px)
+    photos = kept.all()
+    changed = {name: torch.from_numpy(shifted(photos.numpy(), name)) for name in SHIFTS}
     true_N = np.array([classes.index(class_id) for _, class_id, _ in test])
-    model, norm = backbones.create(
-        backbone, classes=len(classes), pretrained=False, dropout=config.dropout
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device, memory_format=torch.channels_last)
+    model, norm = recogniser(config, backbone, len(classes), pretrained=False)
+    model.to(best_device(), memory_format=torch.channels_last)
     rows, shift_rows = [], []
     right = 0
     for fold, folder in enumerate(fold_dirs):
         trained_on = json.loads((folder / "fold.json").read_bytes())
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        probabilities_NK = predict(model, pictures, norm, config.batch_size).softmax(1).numpy()
+        probabilities_NK = predict(model, photos, norm, config.batch_size).softmax(1).numpy()
         for (case_id, class_id, _), row in zip(test, probabilities_NK, strict=True):
             right += classes[int(row.argmax())] == class_id
             rows.append(

@@ -1,14 +1,12 @@
-"""Pictures for the recognisers: decoded and resized once, and cut into folds."""
+"""What the recognisers learn from, cut into folds."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from synth_pipeline.errors import InputError
 
@@ -19,12 +17,14 @@ class Example:
 
     Attributes:
         group: examples of one group (a person) are never on both sides of a fold.
+        sha256: of the file's bytes, where it is known.
     """
 
     path: Path
     class_id: str
     group: str
     synthetic: bool
+    sha256: str = ""
 
 
 def folds(
@@ -70,34 +70,3 @@ def folds(
             dealt += 1
     everything = np.arange(len(examples))
     return [(everything[validated != f], everything[validated == f]) for f in range(count)]
-
-
-def read_pictures(paths: Sequence[Path], size_px: int) -> np.ndarray:
-    """(N, 3, size, size) uint8 sRGB, padded to squares with grey; kept for the next fold.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    return _read_pictures(tuple(paths), size_px)
-
-
-# Five folds of a run ask for the same pictures; the held-out ones are asked for by every run.
-@lru_cache(maxsize=3)
-def _read_pictures(paths: tuple[Path, ...], size_px: int) -> np.ndarray:
-    pictures = np.empty((len(paths), 3, size_px, size_px), np.uint8)
-    for place, path in enumerate(paths):
-        try:
-            with Image.open(path) as opened:
-                square = ImageOps.pad(
-                    opened.convert("RGB"),
-                    (size_px, size_px),
-                    method=Image.Resampling.BICUBIC,
-                    color=(128, 128, 128),
-                )
-        except OSError:
-            raise InputError(
-                f"A stored image of {path.parent.parent.parent.name} cannot be read; "
-                "run the study again, and it is made anew."
-            ) from None
-        pictures[place] = np.asarray(square).transpose(2, 0, 1)
-    return pictures

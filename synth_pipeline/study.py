@@ -10,17 +10,22 @@ The stages' modules are imported when they run, because torch takes seconds to l
 that is cached, or only planned, needs none of it.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from synth_pipeline import cases, models, registry_cases, selection, synthetic_set
-from synth_pipeline.config import Strategy
-from synth_pipeline.graph import Input, Node
+from synth_pipeline.config import Grid, Strategy
+from synth_pipeline.graph import WORK, Input, Node
 from synth_pipeline.progress import Progress
-from synth_pipeline.store import Output
+from synth_pipeline.store import Output, file_sha256
 from synth_pipeline.study_cases import TORCH, once, without
 from synth_pipeline.study_selection import SelectionOfStudy
+
+if TYPE_CHECKING:
+    from synth_pipeline.picture_store import PictureStore
 
 #: Between a regime and the strategy that selected its images, where that is not the study's own.
 _BY = " by "
@@ -34,6 +39,13 @@ class Study(SelectionOfStudy):
         root: folder that holds `store/` and `studies/<name>/`.
         model_dir: where the landmark model lies; the user's cache by default.
     """
+
+    @cached_property
+    def pictures(self) -> "PictureStore":
+        """Decoded pictures, for all runs and folds."""
+        from synth_pipeline.picture_store import PictureStore
+
+        return PictureStore(self.store.root / ".pictures")
 
     def strategies(self) -> list[Strategy]:
         """The study's own way to select images, and those it is compared with."""
@@ -59,6 +71,41 @@ class Study(SelectionOfStudy):
         return found
 
     @once
+    def tuning(self, classes: Sequence[str], backbone: str, regime: str) -> Node:
+        """Hyper-parameters chosen on a recogniser's training images.
+
+        At the smallest scale, once for all: a curve over scales is one of the same settings.
+        """
+        settings, seed = self.config.recognition, self.config.seed
+        scale = None if regime == "real" else self.scales(classes)[0]
+
+        def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
+            from synth_pipeline import tuning
+
+            done = tuning.run(
+                settings,
+                backbone=backbone,
+                classes=classes,
+                examples=self._examples(inputs, classes, regime, scale),
+                seed=seed,
+                out_dir=out_dir,
+                pictures=self.pictures,
+                work_dir=inputs[WORK],
+                progress=progress,
+            )
+            return Output({"chosen": file_sha256(out_dir / tuning.CHOSEN)}, done)
+
+        return self._node(
+            "tuning",
+            f"{backbone} {regime}",
+            {**self._recognition(classes, backbone, regime), "seed": seed},
+            body,
+            inputs=self._images(classes, regime, scale),
+            libraries=(*TORCH, "timm"),
+            resumable=True,
+        )
+
+    @once
     def training(
         self, classes: Sequence[str], backbone: str, regime: str, scale: int | None, fold: int
     ) -> Node:
@@ -68,28 +115,25 @@ class Study(SelectionOfStudy):
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
             from synth_pipeline import training
 
+            chosen = inputs.get("tuning")
+            updates = json.loads((chosen / "chosen.json").read_bytes()) if chosen else {}
             done = training.run(
-                settings,
+                settings.model_copy(update=updates),
                 backbone=backbone,
                 classes=classes,
                 examples=self._examples(inputs, classes, regime, scale),
                 fold=fold,
                 seed=seed,
                 out_dir=out_dir,
+                pictures=self.pictures,
+                work_dir=inputs[WORK],
                 progress=progress,
             )
             return Output(measurements=done)
 
-        inputs: list[Input] = []
-        if not regime.startswith("synthetic"):
-            inputs += self._train_inputs(classes)
-        if regime != "real":
-            chosen = self.selection(classes, _strategy(regime))
-            inputs.append(Input("selection", chosen, f"scale/{scale}"))
-            # The selection names each image by its SHA-256, so the key holds them already.
-            inputs += [
-                Input(item.name, item.node, keyed=False) for item in self._sampling_inputs(classes)
-            ]
+        inputs = list(self._images(classes, regime, scale))
+        if self.config.recognition.grid != Grid():
+            inputs.append(Input("tuning", self.tuning(classes, backbone, regime), "chosen"))
         return self._node(
             "training",
             f"{run_label(backbone, regime, scale)} fold {fold + 1}",
@@ -97,6 +141,7 @@ class Study(SelectionOfStudy):
             body,
             inputs=tuple(inputs),
             libraries=(*TORCH, "timm"),
+            resumable=True,
         )
 
     @once
@@ -119,6 +164,7 @@ class Study(SelectionOfStudy):
                 fold_dirs=[inputs[f"fold/{fold}"] for fold in range(settings.folds)],
                 test=[(case.case_id, case.class_id, case.path) for case in test],
                 out_dir=out_dir,
+                pictures=self.pictures,
             )
             return Output(measurements=done)
 
@@ -215,7 +261,11 @@ class Study(SelectionOfStudy):
         yield from (self.ranking(classes), self.copies(classes))
         for strategy in self.strategies():
             yield self.selection(classes, strategy)
+        tuned = self.config.recognition.grid != Grid()
         for run in self.runs(classes):
+            if tuned:
+                # Once for all scales: the graph knows a node that was there before.
+                yield self.tuning(classes, *run[:2])
             for fold in range(self.config.recognition.folds):
                 yield self.training(classes, *run, fold)
             yield self.evaluation(classes, *run)
@@ -234,6 +284,20 @@ class Study(SelectionOfStudy):
         if self.config.cases.format == "registry":
             return registry_cases.trainable(self.config.cases, self.registry)
         return sorted(cases.class_ids({photo.class_name for photo in self.photos}).values())
+
+    def _images(self, classes: Sequence[str], regime: str, scale: int | None) -> tuple[Input, ...]:
+        """What a recogniser learns from."""
+        inputs: list[Input] = []
+        if not regime.startswith("synthetic"):
+            inputs += self._train_inputs(classes)
+        if regime != "real":
+            chosen = self.selection(classes, _strategy(regime))
+            inputs.append(Input("selection", chosen, f"scale/{scale}"))
+            # The selection names each image by its SHA-256, so the key holds them already.
+            inputs += [
+                Input(item.name, item.node, keyed=False) for item in self._sampling_inputs(classes)
+            ]
+        return tuple(inputs)
 
     def _recognition(self, classes: Sequence[str], backbone: str, regime: str) -> dict[str, Any]:
         from synth_pipeline import backbones
@@ -260,7 +324,7 @@ class Study(SelectionOfStudy):
         if not regime.startswith("synthetic"):
             case_set = cases.load(inputs["cases"])
             found += [
-                Example(case.path, name, case.subject_id, False)
+                Example(case.path, name, case.subject_id, False, case.sha256)
                 for name in classes
                 for case in case_set.train(name)
             ]
@@ -277,6 +341,7 @@ class Study(SelectionOfStudy):
                     pick.class_id,
                     f"{pick.class_id}/{pick.index}",
                     True,
+                    pick.sha256,
                 )
                 for pick in selection.load(inputs["selection"])[scale]
             ]

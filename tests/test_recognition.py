@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from synth_pipeline import backbones, evaluation, training
 from synth_pipeline.config import RecognitionConfig
 from synth_pipeline.errors import InputError, StageError
-from synth_pipeline.recognition_data import Example, folds, read_pictures
+from synth_pipeline.fold_training import predict
+from synth_pipeline.picture_store import decoded
+from synth_pipeline.recognition_data import Example, folds
 from synth_pipeline.shifts import SHIFTS, shifted
 
 CONFIG = RecognitionConfig(
@@ -92,7 +94,7 @@ def test_fewer_people_than_folds_and_one_class_are_refused(examples):
 
 def test_pictures_are_padded_not_stretched(tmp_path):
     Image.new("RGB", (40, 20), (200, 10, 10)).save(tmp_path / "wide.png")
-    picture = read_pictures([tmp_path / "wide.png"], 32)[0]
+    picture = decoded([tmp_path / "wide.png"], 32).all()[0]
     assert picture.shape == (3, 32, 32)
     assert picture[:, 16, 16].tolist() == [200, 10, 10]
     assert picture[:, 2, 16].tolist() == [128, 128, 128]
@@ -152,10 +154,11 @@ def test_evaluation_keeps_what_each_fold_says_of_each_photo(train, phantom_files
     assert len(rows) == 2 * len(test)
     assert json.loads((out_dir / "classes.json").read_bytes()) == classes
     # The stored probabilities are the network's own, asked once more.
-    model, norm = backbones.create("test_resnet", classes=3, pretrained=False, dropout=0.0)
+    model, _ = backbones.create("test_resnet", classes=3, pretrained=False, dropout=0.0)
+    norm = backbones.IMAGENET  # of all, in the published protocol
     model.load_state_dict(load_file(fold_dirs[1] / "model.safetensors"))
-    pictures = torch.from_numpy(read_pictures([path for _, _, path in test], 48))
-    own = training.predict(model, pictures, norm, 4).softmax(1)
+    pictures = decoded([path for _, _, path in test], 48).all()
+    own = predict(model, pictures, norm, 4).softmax(1)
     stored = [row["probabilities"] for row in rows if row["fold"] == 1]
     assert np.allclose(stored, own, atol=1e-5)
     right = [np.argmax(row["probabilities"]) == row["true_index"] for row in rows]
@@ -164,7 +167,7 @@ def test_evaluation_keeps_what_each_fold_says_of_each_photo(train, phantom_files
     shifts_found = pq.read_table(out_dir / "shifts.parquet").to_pylist()
     assert len(shifts_found) == 5 * len(rows)
     dark = torch.from_numpy(shifted(pictures.numpy(), "darkened"))
-    order = training.predict(model, dark, norm, 4).argsort(1, descending=True).tolist()
+    order = predict(model, dark, norm, 4).argsort(1, descending=True).tolist()
     expected = [order[n].index(classes.index(name)) + 1 for n, (_, name, _) in enumerate(test)]
     assert [
         row["true_class_rank"]
@@ -175,7 +178,7 @@ def test_evaluation_keeps_what_each_fold_says_of_each_photo(train, phantom_files
 
 @pytest.mark.parametrize("name", SHIFTS)
 def test_a_shift_changes_the_picture_and_keeps_its_size(phantom_files, name):
-    pictures = read_pictures(next(iter(phantom_files.values()))[:2], 64)
+    pictures = decoded(next(iter(phantom_files.values()))[:2], 64).all().numpy()
     changed = shifted(pictures, name)
     assert changed.shape == pictures.shape
     assert changed.dtype == np.uint8

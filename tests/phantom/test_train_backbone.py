@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from synth_pipeline import backbones
+from synth_pipeline import backbone_weights, backbones
 from synth_pipeline.errors import InputError
 from synth_pipeline.phantom import base_parts, resumable, train_backbone
 from synth_pipeline.phantom.phenotypes import FIELDS
@@ -59,7 +59,7 @@ def test_it_learns(train, tmp_path):
 
 def test_timm_takes_the_weights_up_but_for_the_head(train, tmp_path, monkeypatch):
     train(NAME)
-    monkeypatch.setattr(backbones, "_EMBEDDED", tmp_path)
+    monkeypatch.setattr(backbone_weights, "EMBEDDED", tmp_path)
     model, _ = backbones.create(NAME, classes=len(FIELDS), pretrained="embedded", dropout=0.0)
     written, loaded = load_file(tmp_path / f"{NAME}.safetensors"), model.state_dict()
     published = timm.get_pretrained_cfg(NAME)
