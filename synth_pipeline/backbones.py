@@ -167,9 +167,13 @@ def create(  # type: ignore[no-untyped-def]
     stated = model.pretrained_cfg
     norm = one.norm or InputNorm(tuple(stated["mean"]), tuple(stated["std"]))
     if head == "se" and classes:
-        from synth_pipeline.heads import WithSeHead
-
-        model = WithSeHead(one.architecture, classes, drop_rate=dropout, body=model)
+        sized = {key: value for key, value in options.items() if key == "img_size"}
+        architecture, arguments = recipe(name, head)
+        whole = timm.create_model(
+            architecture, num_classes=classes, drop_rate=dropout, **arguments, **sized
+        )
+        whole.body = model
+        model = whole
     return model, norm
 
 

@@ -88,19 +88,16 @@ def _write_config(study: Study, backbone: str, names: dict[str, str], file: Path
     """Write the network's description as timm does, which builds it again from it."""
     from timm.models._hub import save_config_for_hf
 
-    from synth_pipeline import backbones
     from synth_pipeline.fold_training import recogniser
 
     settings = study.config.recognition
     model, norm = recogniser(settings, backbone, len(names), pretrained=False)
-    _, arguments = backbones.recipe(backbone, settings.head)
     save_config_for_hf(
         model,
         str(file),
         model_config={
             "label_names": list(names),
             "label_descriptions": names,
-            **({"model_args": arguments} if arguments else {}),
             # What timm knows of the published weights, which these are not.
             "pretrained_cfg": {"license": "other", "tag": ""},
         },

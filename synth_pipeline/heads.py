@@ -49,16 +49,16 @@ class WithSeHead(nn.Module):
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.5,
-        body: nn.Module | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.body = body or timm.create_model(
+        self.body = timm.create_model(
             backbone, pretrained=False, num_classes=0, in_chans=in_chans, **options
         )
+        self.num_features = self.head_hidden_size = self.body.head_hidden_size
         hidden = _HIDDEN.get(backbone.split(".")[0])
-        self.head = SeHead(self.body.head_hidden_size, num_classes, drop_rate, hidden)
+        self.head = SeHead(self.num_features, num_classes, drop_rate, hidden)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) to (N, num_classes)."""

@@ -161,17 +161,14 @@ def test_vgg_face_loads_by_parkhis_and_by_torchvisions_names(tmp_path, monkeypat
 def test_what_is_trained_with_the_published_head_loads_in_timm(name):
     model, _ = make(name, head="se", size_px=96)
     architecture, arguments = backbones.recipe(name, "se")
-    again = timm.create_model(architecture, num_classes=3, **arguments, **_size(name))
+    size = {"img_size": 96} if name == "test_vit" else {}
+    again = timm.create_model(architecture, num_classes=3, **arguments, **size)
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
         x = torch.rand(2, 3, 96, 96)
         assert torch.equal(model.eval()(x), again.eval()(x))
     hidden = [m.out_features for m in model.head.hidden.modules() if hasattr(m, "out_features")]
     assert hidden == ([256] if name == "facenet" else [])
-
-
-def _size(name: str) -> dict[str, int]:
-    return {"img_size": 96} if name == "test_vit" else {}
 
 
 def test_pictures_that_are_too_small_are_one_sentence():

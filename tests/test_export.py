@@ -80,7 +80,7 @@ def test_a_classifier_says_the_same_after_timm_has_loaded_it(exported, study):
         label = "test_resnet-real" if name is None else f"test_resnet-synthetic-{name}"
         for fold in range(2):
             node = study.training(classes, "test_resnet", run, name, fold)
-            own, norm = backbones.create(
+            own, _ = backbones.create(
                 "test_resnet", classes=3, pretrained=False, dropout=wanted.dropout
             )
             weights = study.graph.artifact(node).path / "model.safetensors"
@@ -90,6 +90,7 @@ def test_a_classifier_says_the_same_after_timm_has_loaded_it(exported, study):
             with torch.no_grad():
                 assert torch.equal(loaded.eval()(pictures), own.eval()(pictures))
             settings = loaded.pretrained_cfg
+            norm = backbones.IMAGENET  # of all, in the published protocol
             assert (tuple(settings["mean"]), tuple(settings["std"])) == (norm.mean, norm.deviation)
             assert settings["input_size"] == (3, wanted.size_px, wanted.size_px)
             assert settings["label_names"] == classes
