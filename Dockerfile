@@ -38,6 +38,9 @@ RUN python3 -m venv /venv \
 
 FROM base AS server
 COPY --from=server-libraries /venv /venv
+# The dashboard's files are written when it starts; all else is read only.
+ENV PREFECT_HOME=/tmp/prefect \
+    PREFECT_SERVER_UI_STATIC_DIRECTORY=/tmp/dashboard
 USER study
 WORKDIR /home/study
 # Inside the container's own network; compose.yaml publishes it on the loopback interface only.

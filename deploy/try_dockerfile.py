@@ -100,7 +100,7 @@ class Builder:
         done = self.folder / f"{name}.done"
         if not done.exists():
             print(f"=== {name}: from {stage.parent}", flush=True)
-            subprocess.run(["rm", "-rf", str(root)], check=True)
+            subprocess.run(["rm", "-rf", "--one-file-system", str(root)], check=True)
             subprocess.run(["cp", "-a", str(below), str(root)], check=True)
         user, place = "root", "/"
         for word, rest in stage.steps:
@@ -133,19 +133,19 @@ class Builder:
         home = "/root" if user == "root" else f"/home/{user}"
         environment = {"HOME": home, "LANG": "C.UTF-8", "PATH": _PATH}
         environment |= self.environment[name]
-        bound = ["proc", "sys", "dev"]
-        for mount in bound:
-            subprocess.run(["mount", "--bind", f"/{mount}", str(root / mount)], check=True)
-        try:
-            subprocess.run(
-                ["chroot", f"--userspec={user}:{user}", str(root), "/usr/bin/env", "-i"]
-                + [f"{key}={value}" for key, value in environment.items()]
-                + ["/bin/sh", "-ec", f"cd {place} && {command}"],
-                check=True,
-            )
-        finally:
-            for mount in bound:
-                subprocess.run(["umount", str(root / mount)], check=True)
+        # In a mount namespace of its own: whatever happens, nothing stays mounted, and no later
+        # `rm -rf` of the folder can reach the machine's /dev.
+        mounts = " && ".join(
+            f"mount --bind /{mount} {shlex.quote(str(root / mount))}"
+            for mount in ("proc", "sys", "dev")
+        )
+        inside = ["chroot", f"--userspec={user}:{user}", str(root), "/usr/bin/env", "-i"]
+        inside += [f"{key}={value}" for key, value in environment.items()]
+        inside += ["/bin/sh", "-ec", f"cd {place} && {command}"]
+        subprocess.run(
+            ["unshare", "--mount", "sh", "-ec", f"{mounts} && exec {shlex.join(inside)}"],
+            check=True,
+        )
 
     def _python(self) -> Path:
         """Debian with its Python where the official image has its own."""

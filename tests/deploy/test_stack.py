@@ -6,6 +6,7 @@ The environment and the commands are the file's own; only hosts and ports are th
 import base64
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -60,17 +61,19 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.ports['server']}"
 
     def environment(self, service: str) -> dict[str, str]:
-        values = {}
-        for name, value in self.services[service]["environment"].items():
-            for old, new in (
-                ("postgres:5432", f"127.0.0.1:{self.ports['postgres']}"),
-                ("redis:6379", f"127.0.0.1:{self.ports['redis']}"),
-                ("server:4200", f"127.0.0.1:{self.ports['server']}"),
-                ("127.0.0.1:4200", f"127.0.0.1:{self.ports['server']}"),
-                ("/tmp/", f"{self.place}/"),
-            ):
-                value = value.replace(old, new)
-            values[name] = value
+        hosts = {
+            "postgres:5432": f"127.0.0.1:{self.ports['postgres']}",
+            "redis:6379": f"127.0.0.1:{self.ports['redis']}",
+            "server:4200": f"127.0.0.1:{self.ports['server']}",
+            "127.0.0.1:4200": f"127.0.0.1:{self.ports['server']}",
+            "/tmp/": f"{self.place}/",
+        }
+        # In one go: a port of this machine may begin with the digits of another.
+        here = re.compile("|".join(map(re.escape, hosts)))
+        values = {
+            name: here.sub(lambda found: hosts[found[0]], value)
+            for name, value in self.services[service]["environment"].items()
+        }
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return {"PATH": path, "HOME": str(self.place), "PYTHONPATH": str(ROOT), **values}
 
