@@ -9,6 +9,8 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed, State
 
+from flows.production import which_study
+from synth_pipeline.errors import InputError
 from tasks.announce_cases import announce_cases
 from tasks.take_in_cases import take_in_cases
 
@@ -19,17 +21,23 @@ from tasks.take_in_cases import take_in_cases
     persist_result=False,
     validate_parameters=False,
 )
-def ingest_cases(root: str, name: str, settle_s: float = 10.0) -> dict[str, Any] | State[Any]:
+def ingest_cases(
+    root: str = "", name: str = "", settle_s: float = 10.0
+) -> dict[str, Any] | State[Any]:
     """Take new photos in, and announce those that nobody was told of.
 
     Args:
-        root: folder of the store and the studies.
-        name: the study's name; its configuration, from its folder, names the inbox.
+        root: folder of the store and the studies; in a deployment, empty is what the machine says.
+        name: of the study whose configuration names the inbox; empty is the only one.
         settle_s: a file is taken when it did not change for so long.
 
     Returns:
         How many photos of each class were accepted, set aside and announced.
     """
+    try:
+        root, name = which_study(root, name)
+    except InputError as error:
+        return Failed(message=str(error), data=error)
     taken = take_in_cases(root, name, settle_s, return_state=True)
     if not taken.is_completed():
         return Failed(message=taken.message, data=taken.data)

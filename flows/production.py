@@ -15,16 +15,29 @@ from synth_pipeline.errors import InputError
 
 @contextlib.contextmanager
 def production(root: str, name: str) -> Iterator[tuple[str, str]]:
-    """Settle a deployed study; gives its root on this machine and its name.
+    """Settle a deployed study and hold it; gives its root on this machine and its name.
 
     Raises:
-        InputError: no study is laid down, it is not clear which one is meant, it is being run, or
-            the deployment is of another version.
+        InputError: as of `which_study`, or the study is being run.
+    """
+    root, name = which_study(root, name)
+    if in_a_deployment() is None:
+        yield root, name
+        return
+    with only_run(Path(root) / "studies" / name):
+        yield root, name
+
+
+def which_study(root: str, name: str) -> tuple[str, str]:
+    """The root on this machine and the name of a deployed study.
+
+    Raises:
+        InputError: no study is laid down, it is not clear which one is meant, or the deployment is
+            of another version.
     """
     run = in_a_deployment()
     if run is None:
-        yield root, name
-        return
+        return root, name
     check_version("that started this run", run.deployment_version)
     root = root_here(root)
     name = name or _the_only_one(Path(root) / "studies")
@@ -34,8 +47,7 @@ def production(root: str, name: str) -> Iterator[tuple[str, str]]:
             f"No study {name} is laid down under {root}; "
             "run `synth-pipeline run CONFIG --engine workers` there once."
         )
-    with only_run(folder):
-        yield root, name
+    return root, name
 
 
 def _the_only_one(studies: Path) -> str:

@@ -6,6 +6,7 @@ Nothing is persisted by Prefect but names, states and log lines: no path, no pho
 """
 
 import logging
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from synth_pipeline.config import load_config
+from synth_pipeline.config import CasesConfig, load_config
 from synth_pipeline.errors import StoreUnreachableError, SynthPipelineError
 from synth_pipeline.graph import Node
 from synth_pipeline.progress import Throttled
@@ -66,7 +67,16 @@ def make(root: str, name: str, choose: Callable[[Study], Node]) -> State[Any]:
         progress = Throttled(logger.info, node.name)
         artifact, executed = study.make(node, progress)
     except SynthPipelineError as error:
-        return Failed(message=str(error), data=error)
+        return failed(study.config.cases, error)
     if not executed:
         return Completed(name="Cached", message="verified", data=artifact.reference())
     return Completed(data=artifact.reference())
+
+
+def failed(cases: CasesConfig, error: SynthPipelineError) -> State[Any]:
+    """The state of what went wrong; Prefect keeps its sentence, so no patient's place is in it."""
+    told = str(error)
+    for place in (cases.inbox, cases.source):
+        for written in {str(Path(place).absolute()), place} if place else ():
+            told = re.sub(rf"(?<![\w/]){re.escape(written)}(?!\w)", "(not shown)", told)
+    return Failed(message=told, data=error)

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, State
 
 from synth_pipeline import ingest
 from synth_pipeline.errors import SynthPipelineError
 from synth_pipeline.progress import Throttled
-from tasks.running import POLICY, open_study
+from tasks.running import POLICY, failed, open_study
 
 logger = logging.getLogger("synth_pipeline")
 
@@ -28,7 +28,7 @@ def take_in_cases(root: str, name: str, settle_s: float) -> State[Any]:
             progress=Throttled(logger.info, "ingest"),
         )
     except SynthPipelineError as error:
-        return Failed(message=str(error), data=error)
+        return failed(config.cases, error)
     for line in ingest.told(done):
         logger.info("ingest: %s", line)
     return Completed(data={"accepted": dict(done.accepted), "quarantined": dict(done.quarantined)})

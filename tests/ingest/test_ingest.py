@@ -236,7 +236,7 @@ def test_an_inbox_that_holds_the_registry_is_refused(desk, config, capsys):
 def test_s3_without_its_package(monkeypatch, desk):
     # As where it is not installed: the import fails, and fsspec has no class of it yet.
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(InputError, match=r"pip install 'synth-pipeline\[s3\]'"):
         Inbox("s3://bucket/inbox")
 
