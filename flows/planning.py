@@ -4,7 +4,9 @@ from pathlib import Path
 
 from flows.running import preflight
 from synth_pipeline.config import load_config
+from synth_pipeline.cost_model import device
 from synth_pipeline.errors import InputError
+from synth_pipeline.estimate import ON_GPU, estimate
 from synth_pipeline.graph import PlanRow
 from synth_pipeline.plan import plan
 from synth_pipeline.study import Study
@@ -26,7 +28,47 @@ def show_plan(config_path: Path, overrides: list[str], root: Path, why: str | No
         rows = [row for row in rows if row.label.split(" ")[0] == why]
     for line in _lines(rows):
         print(line)
+    for line in estimated(study, rows):
+        print(line)
     return 0
+
+
+def estimated(study: Study, rows: list[PlanRow]) -> list[str]:
+    """What the rows that would run take, a line for each stage; nothing if none would."""
+    costs = estimate(study, rows)
+    if not costs:
+        return []
+    found = device()
+    lines = [f"Estimate for {found.name}, one thing after another:"]
+    wide = max(len(cost.stage) for cost in costs)
+    for cost in costs:
+        lines.append(
+            f"  {cost.stage:<{wide}} {cost.count:5} × {_minutes(cost.seconds / cost.count):>10}"
+            f" = {_minutes(cost.seconds):>10} {_bytes(cost.size_bytes):>9}  {cost.basis}"
+        )
+    seconds = sum(cost.seconds for cost in costs)
+    on_gpu = sum(cost.seconds for cost in costs if cost.stage in ON_GPU) if found.gpu else 0
+    whose = f", {_minutes(on_gpu)} of them on the GPU" if found.gpu else ""
+    total = _bytes(sum(cost.size_bytes for cost in costs))
+    lines.append(f"  in all {_minutes(seconds)}{whose}; {total} of disk")
+    if any(cost.basis == "measured" for cost in costs):
+        lines.append("  measured: what earlier artifacts here took, scaled by the work")
+    if any(cost.basis == "modelled" for cost in costs):
+        lines.append(
+            f"  modelled: arithmetic at an assumed {found.flop_per_s / 1e9:,.0f} GFLOP/s; "
+            "half or twice that would not surprise (docs/decisions/0014)"
+        )
+    return lines
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
+def _bytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
 
 
 def _lines(rows: list[PlanRow]) -> list[str]:

@@ -5,8 +5,9 @@ run again and gives the same bytes, nothing behind it runs; and a stage may hang
 artifact (one class of the case set), so that a change elsewhere in it is no change.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -136,7 +137,11 @@ class Graph:
         assert recipe is not None, f"{node.name} was asked for before its inputs"
 
         def body(out_dir: Path) -> Output:
-            return node.body(self._folders(node, recipe), out_dir, progress)
+            begun_s = time.monotonic()
+            output = node.body(self._folders(node, recipe), out_dir, progress)
+            # What a stage took is what the next one will be estimated by.
+            taken = {"seconds": time.monotonic() - begun_s}
+            return replace(output, measurements={**taken, **output.measurements})
 
         artifact, executed = self.store.make(recipe, body)
         if executed:
