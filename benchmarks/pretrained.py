@@ -35,11 +35,11 @@ NAME = "imagenet_mobilenetv2"
 CONFIG = RecognitionConfig(
     backbones=(NAME,),
     folds=FOLDS,
-    epochs=10,
+    epochs=8,
     batch_size=16,
     learning_rate=1e-3,
     dropout=0.2,
-    size_px=112,
+    size_px=80,
 )
 
 

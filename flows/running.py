@@ -43,6 +43,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
 
         from flows.study import study as study_flow
 
+        _tell_the_cost(root, config, until)
         # Nobody watches the heart of a flow on a server of its own, and to end its beating takes up
         # to a second a flow: a minute in a study of 103 classes.
         beat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30 if server else None}
@@ -98,6 +99,27 @@ def preflight(study: Study, until: str) -> None:
             from synth_pipeline import backbones
 
             backbones.check(backbone, study.config.recognition.pretrained)
+
+
+def _tell_the_cost(root: Path, config: StudyConfig, until: str) -> None:
+    """Print what the run would take; nothing before the selection, whose scales it hangs on."""
+    from flows.planning import estimated
+    from flows.stages import STAGES
+    from synth_pipeline.plan import plan
+    from tasks.running import open_study
+
+    reach = STAGES.index(until)
+    if reach < STAGES.index("selection"):
+        return
+    # The tasks' own study, so that what is verified for this is not read again.
+    study = open_study(str(root), config.name)
+    later = set(STAGES[reach + 1 :])
+    if "training" in later:
+        later |= {"tuning", "evaluation"}
+    for line in estimated(study, [row for row in plan(study) if row.stage not in later]):
+        print(line)
+    sys.stdout.flush()
+    study.graph.look_again()
 
 
 def _lay_down(study: Study, config: StudyConfig) -> None:

@@ -209,9 +209,9 @@ class _Estimate:
         if settings.method == "full":
             # And the text encoder.
             return 1.15 * self._base.weights_bytes
-        # Attention of SD 1.5 takes 0.8 MB for each rank; all layers take some four times that.
+        # Attention of SD 1.5: 0.8 MB for each rank, and as the width; all layers: some four times.
         wide = 4 if settings.lora_targets == "all" else 1
-        return self._base.weights / 860e6 * 0.8e6 * settings.rank * wide
+        return (self._base.weights / 860e6) ** 0.5 * 0.8e6 * settings.rank * wide
 
 
 def _kind(parameters: Mapping[str, Any]) -> Any:

@@ -9,7 +9,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -17,6 +19,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = {"synthetic": "-", "mixed": "--"}
 #: Of images that another strategy selected, for comparison.
 _COMPARED = ("-.", (0, (1, 1)))
+#: Up to so many classes the confusions' cells have room for a number.
+_NUMBERED = 40
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "synth-pipeline",
@@ -96,6 +100,48 @@ def true_class_ranks(ranks: Sequence[int], classes: int) -> str:
         axes.set_xlabel(f"rank of the true class among prototypes{more}")
         axes.set_ylabel("synthetic images")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(figure)
+
+
+def confusions(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
+    """Which class is taken for which, in shares of each row; what does not occur is left blank.
+
+    Args:
+        counts_KK: how many photos of each class (rows) are taken for each (columns).
+        classes: their ids, in that order.
+    """
+    count = len(classes)
+    rows, columns = counts_KK.nonzero()
+    found = counts_KK[rows, columns]
+    shares = found / counts_KK.sum(1)[rows]
+    # A class takes the space of its name, until a hundred of them fill the page.
+    cell_in = min(0.3, 9.0 / count)
+    side_in = max(2.4, cell_in * count)
+    with plt.rc_context({**_STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(figsize=(side_in + 1.8, side_in + 1.4), layout="constrained")
+        own = rows == columns
+        for chosen, colour in ((own, _COLOURS[0]), (~own, _COLOURS[1])):
+            for row, column, share in zip(
+                rows[chosen], columns[chosen], shares[chosen], strict=True
+            ):
+                corner = (column - 0.5, row - 0.5)
+                alpha = 0.2 + 0.8 * share
+                axes.add_patch(Rectangle(corner, 1, 1, color=colour, alpha=alpha, lw=0))
+        if count <= _NUMBERED:
+            for row, column, number, share in zip(rows, columns, found, shares, strict=True):
+                ink = "white" if share > 0.5 else "black"
+                axes.text(column, row, str(number), ha="center", va="center", fontsize=7, color=ink)
+        size = max(3.5, min(8.0, 60 * cell_in))
+        axes.set_xticks(range(count), classes, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), classes, fontsize=size)
+        axes.set_xlim(-0.5, count - 0.5)
+        axes.set_ylim(count - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("class")
+        # Lines to follow from a name to a cell.
+        axes.set_axisbelow(True)
+        axes.grid(True, lw=0.3, alpha=0.4)
         return _svg(figure)
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow as pa
 import pyarrow.parquet as pq
 from markupsafe import Markup
 from PIL import Image
 
-from synth_pipeline import figures
+from synth_pipeline import class_scores, figures
 from synth_pipeline.history import Since
 from synth_pipeline.scores import best_by_regime
 from synth_pipeline.shifts import SHIFTS
@@ -80,10 +81,17 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
     copies = pq.read_table(inputs.copies).to_pylist()
     memorised = {row["class_id"]: row for row in pq.read_table(inputs.memorisation).to_pylist()}
     selection = pq.read_table(inputs.selection).to_pylist()
-    cases_tested = pq.read_table(inputs.predictions, columns=["case_id"])["case_id"]
+    predictions = pq.read_table(inputs.predictions)
     top1 = [row for row in scores if row["metric"] == "top1"]
     ranks = [row["true_class_rank"] for row in ranking if row["found"]]
     largest = max(row["scale"] for row in selection)
+    best = best_by_regime(top1)
+    class_ids = [row["class_id"] for row in inputs.case_counts]
+    recognised = _recognised(predictions, best, class_ids)
+    best_of_all = max(best, key=lambda row: row["mean"])
+    counts_KK = class_scores.confusion(
+        class_scores.of_run(predictions, best_of_all), len(class_ids)
+    )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -95,14 +103,17 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
     environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
     page = environment.get_template("report.html.j2").render(
         name=inputs.name,
-        test_images=len(set(cases_tested.to_pylist())),
+        test_images=len(set(predictions["case_id"].to_pylist())),
         classes=len(inputs.case_counts),
-        best=best_by_regime(top1),
+        best=best,
         folds=top1[0]["folds"],
         table=_table(scores, pq.read_table(inputs.comparisons).to_pylist()),
         metrics=_METRICS,
         shift_names=list(SHIFTS),
         shift_table=_shift_table(scores, pq.read_table(inputs.shifts).to_pylist()),
+        recognised=recognised,
+        confusion_of=best_of_all,
+        confusion_figure=Markup(figures.confusions(counts_KK, class_ids)),
         depth={row["metric"]: row["k"] for row in scores},
         scale_figure=Markup(figures.accuracy_against_scale(top1)),
         rank_figure=Markup(figures.true_class_ranks(ranks, len(inputs.case_counts))),
@@ -166,6 +177,20 @@ def _shift_table(
                 right[row["shift"]].append(row["true_class_rank"] == 1)
         lines.append({**best, "under": {name: statistics.mean(r) for name, r in right.items()}})
     return lines
+
+
+def _recognised(
+    predictions: pa.Table, best: Sequence[Mapping[str, Any]], class_ids: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One line for each class with held-out photos: its recall by the best run of every regime."""
+    by_regime = [
+        class_scores.recalls(class_scores.of_run(predictions, run), class_ids) for run in best
+    ]
+    return [
+        {"class_id": name, "recalls": [found[name] for found in by_regime]}
+        for name in class_ids
+        if name in by_regime[0]
+    ]
 
 
 def _class_rows(

@@ -82,7 +82,7 @@ def _compare(tables: Sequence[pa.Table]) -> list[dict]:
     """Every run against its backbone's on real photos only, where there is one."""
     right, rows = {}, []
     for table in tables:
-        probabilities_FNK, true_N, first = _unpacked(table)
+        probabilities_FNK, true_N, first = unpacked(table)
         run_name = (first["backbone"], first["regime"], first["scale"])
         right[run_name] = right_together(probabilities_FNK, true_N)
     for (backbone, regime, scale), own_N in right.items():
@@ -103,7 +103,7 @@ def _compare(tables: Sequence[pa.Table]) -> list[dict]:
     return rows
 
 
-def _unpacked(table: pa.Table) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def unpacked(table: pa.Table) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """(F, N, K) probabilities, (N,) index of the true class, and what names the run."""
     folds = int(table["fold"].to_numpy().max()) + 1
     probabilities_FNK = np.stack(table["probabilities"].to_numpy()).reshape(
@@ -114,7 +114,7 @@ def _unpacked(table: pa.Table) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
 
 
 def _score(table: pa.Table, seed: int) -> list[dict]:
-    probabilities_FNK, true_N, first = _unpacked(table)
+    probabilities_FNK, true_N, first = unpacked(table)
     folds = len(probabilities_FNK)
     images, classes = probabilities_FNK.shape[1:]
     run_name = (first["backbone"], first["regime"], first["scale"] or 0)

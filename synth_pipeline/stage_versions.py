@@ -19,5 +19,5 @@ STAGE_VERSIONS = {
     "evaluation": 3,
     "scores": 2,
     "memorisation": 1,
-    "report": 2,
+    "report": 3,
 }

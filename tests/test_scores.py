@@ -6,14 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import binomtest
-from sklearn.metrics import f1_score, top_k_accuracy_score
+from sklearn.metrics import confusion_matrix, f1_score, recall_score, top_k_accuracy_score
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
     MulticlassF1Score,
 )
 
-from synth_pipeline import comparison, scores
+from synth_pipeline import class_scores, comparison, scores
 from synth_pipeline.evaluation import _SCHEMA
 
 
@@ -202,3 +202,33 @@ def test_who_is_sure_and_right_is_calibrated_and_who_is_wrong_is_not():
     once = np.ones((1, 4))
     assert comparison.calibration_errors(sure, true_N, once)[0] == pytest.approx(0)
     assert comparison.calibration_errors(sure[::-1], true_N, once)[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("right", "photos"), [(0, 1), (1, 1), (3, 7), (10, 10), (44, 113)])
+def test_wilsons_interval_is_scipys(right, photos):
+    expected = binomtest(right, photos).proportion_ci(method="wilson")
+    found = class_scores.wilson(right, photos)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_recalls_and_confusions_are_scikit_learns(rng, tmp_path):
+    probabilities, true_N = random_predictions(rng, images=90, classes=6, skill=1.0)
+    paths = [
+        write_predictions(tmp_path / "real.parquet", probabilities, true_N),
+        write_predictions(tmp_path / "made.parquet", probabilities[:, ::-1], true_N, scale=9),
+    ]
+    both = pa.concat_tables([pq.read_table(path) for path in paths])
+    run = pq.read_table(paths[0]).slice(0, 1).to_pylist()[0]
+    own = class_scores.of_run(both, run)
+    assert own.equals(pq.read_table(paths[0]))
+    guesses = probabilities.mean(0).argmax(1)
+    expected = confusion_matrix(true_N, guesses, labels=range(6))
+    assert (class_scores.confusion(own, 6) == expected).all()
+    names = [f"class-{number}" for number in range(6)]
+    found = class_scores.recalls(own, names)
+    for number, share in enumerate(recall_score(true_N, guesses, labels=range(6), average=None)):
+        line = found[names[number]]
+        assert line["right"] / line["photos"] == pytest.approx(share)
+        others = np.delete(expected[number], number)
+        if others.any():
+            assert expected[number][names.index(line["taken_for"])] == others.max()

@@ -201,7 +201,8 @@ def test_plan_says_why(finished):
     assert everything.code == 0
     assert everything.out.splitlines()[-1].endswith("0 to run")
     changed = finished.plan("--set", "sampling.guidance_scale=3")
-    rows = [[*line.split(maxsplit=2), ""][:3] for line in changed.out.splitlines()[:-1]]
+    lines = [line for line in changed.out.splitlines() if line.startswith(("run ", "cached "))]
+    rows = [[*line.split(maxsplit=2), ""][:3] for line in lines]
     sampled = [rest for _, stage, rest in rows if stage == "sampling"]
     assert len(sampled) == 3
     assert all("sampling changed (guidance_scale went from 2.0 to 3.0)" in r for r in sampled)
@@ -214,12 +215,24 @@ def test_plan_says_why(finished):
     assert len(one.out.splitlines()) == 5
 
 
+def test_what_it_will_take_is_told_before_it_starts(finished):
+    """By the plan, and by the run; of a study that is stored, by neither."""
+    out = finished.first.out
+    assert "Estimate for " in out and "of disk" in out
+    assert out.index("Estimate for ") < out.index("stages run")
+    assert "Estimate" not in finished.plan().out
+    changed = finished.plan("--set", "sampling.steps=12", "--set", "recognition.epochs=3").out
+    told = {line.split()[0]: line.split()[-1] for line in changed.splitlines() if " × " in line}
+    assert set(told) == STAGES - {"cases", "dreambooth"}
+    assert told["sampling"] == told["training"] == told["copies"] == "measured"
+
+
 def test_plan_before_the_first_run_writes_nothing(finished, tmp_path):
     ended = command("plan", finished.config, "--root", tmp_path / "new")
     assert ended.code == 0
     assert not (tmp_path / "new").exists()
     assert "never made" in ended.out
-    assert ended.out.splitlines()[-1].endswith("0 cached, 28 to run")
+    assert "28 in all: 0 cached, 28 to run" in ended.out
 
 
 def test_a_scale_that_is_added_trains_only_that_scale(finished, tmp_path):
