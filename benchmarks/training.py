@@ -187,7 +187,14 @@ def _their_loader(files: dict[str, list[Path]], part: str):  # type: ignore[no-u
             path, label = pictures[place]
             return change(Image.open(path).convert("RGB")), label
 
-    return DataLoader(Photos(), batch_size=BATCH, shuffle=part == "training", num_workers=2)
+    # As on Linux by default; this process was spawned, and would spawn.
+    return DataLoader(
+        Photos(),
+        batch_size=BATCH,
+        shuffle=part == "training",
+        num_workers=2,
+        multiprocessing_context="fork",
+    )
 
 
 def _theirs(files: dict[str, list[Path]], tick: Callable[[], None]):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""A fold that is killed at epoch after epoch ends with the weights of one that was not."""
+"""A fold that is killed after epoch upon epoch ends with the weights of one that was not."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def train(files: dict[str, list[Path]], place: Path, protocol: str, kill_at: int
 
 
 @pytest.mark.parametrize("protocol", ["published", "tuned"])
-def test_killed_at_every_other_epoch(protocol, phantom_files, tmp_path):
+def test_killed_at_its_first_epochs(protocol, phantom_files, tmp_path):
     processes = get_context("forkserver")
     processes.set_forkserver_preload(["synth_pipeline.training"])
 
@@ -62,7 +62,8 @@ def test_killed_at_every_other_epoch(protocol, phantom_files, tmp_path):
         return process.exitcode
 
     assert run(tmp_path / "whole", None) == 0
-    for epoch in (1, 3, 4, 5):
+    # The tuned protocol may stop by itself after the third.
+    for epoch in (1, 2, 3):
         assert run(tmp_path / "killed", epoch) == -signal.SIGKILL
     assert run(tmp_path / "killed", None) == 0
     for name in FILES:
