@@ -85,7 +85,7 @@ def _export(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from flows.doctor import examine
 
-    return examine(fetch=options.fetch)
+    return examine(fetch=options.fetch, root=options.root)
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -190,6 +190,9 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and its mending")
     doctor.add_argument("--fetch", action="store_true", help="download the landmark model")
+    doctor.add_argument(
+        "--root", type=Path, default=Path("results"), metavar="DIR", help="whose server is examined"
+    )
     doctor.set_defaults(command=_doctor)
 
     phantom = commands.add_parser("phantom", help="procedural faces and the embedded base model")

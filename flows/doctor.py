@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flows.server_checks import check_server
 from synth_pipeline import models
 from synth_pipeline.errors import InputError
 
@@ -21,16 +22,18 @@ _LIBRARIES = {
 _NEEDED = ("torch", "diffusers", "transformers", "timm", "mediapipe", "prefect")
 
 
-def examine(*, fetch: bool) -> int:
+def examine(*, fetch: bool, root: Path) -> int:
     """Print one line a check; returns 2 if anything must be mended.
 
     Args:
         fetch: download the landmark model first, if it is missing.
+        root: of which the server is looked at, if there is one.
     """
     if fetch:
         models.fetch_face_landmarker()
     checks: list[Callable[[], Iterator[tuple[bool, str]]]] = [
         _python, _packages, _libraries, _landmark_model, _base_model, _name_clash, _device, _disk,
+        lambda: check_server(root.absolute()),
     ]  # fmt: skip
     wrong = 0
     for check in checks:

@@ -7,6 +7,7 @@ from prefect.states import State
 
 from synth_pipeline.publishing import publish, report_node
 from tasks.running import POLICY, make, open_study
+from tasks.show_results import show_results
 
 
 @task(name="report", task_run_name="report", **POLICY)
@@ -14,5 +15,7 @@ def publish_report(root: str, name: str, classes: list[str], failed: dict[str, s
     """Render the report, unless nothing in it changed, and lay out the results."""
     state = make(root, name, lambda study: report_node(study, classes, failed))
     if state.is_completed():
-        publish(open_study(root, name), classes, failed)
+        study = open_study(root, name)
+        publish(study, classes, failed)
+        show_results(study, classes, failed)
     return state

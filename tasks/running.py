@@ -19,8 +19,8 @@ from prefect.tasks import exponential_backoff
 from synth_pipeline.config import CasesConfig, load_config
 from synth_pipeline.errors import StoreUnreachableError, SynthPipelineError
 from synth_pipeline.graph import Node
-from synth_pipeline.progress import Throttled
 from synth_pipeline.study import Study
+from tasks.progress import shown
 
 logger = logging.getLogger("synth_pipeline")
 
@@ -31,6 +31,9 @@ def _is_worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:
         return True
     return not isinstance(state.data, SynthPipelineError)
 
+
+#: What a task opens; another kind of study may have other bodies under the same stages.
+STUDY: type[Study] = Study
 
 #: The options that all tasks share.
 POLICY: dict[str, Any] = {
@@ -51,7 +54,7 @@ def open_study(root: str, name: str) -> Study:
 @lru_cache(maxsize=1)
 def _open(root: str, path: Path, changed_ns: int) -> Study:
     # One study in memory: its base model and its verified artifacts serve every task.
-    return Study(load_config(path), Path(root))
+    return STUDY(load_config(path), Path(root))
 
 
 def make(root: str, name: str, choose: Callable[[Study], Node]) -> State[Any]:
@@ -64,8 +67,11 @@ def make(root: str, name: str, choose: Callable[[Study], Node]) -> State[Any]:
     study = open_study(root, name)
     try:
         node = choose(study)
-        progress = Throttled(logger.info, node.name)
-        artifact, executed = study.make(node, progress)
+        if study.is_made(node):
+            artifact, executed = study.make(node)
+        else:
+            with shown(node.name, logger.info) as progress:
+                artifact, executed = study.make(node, progress)
     except SynthPipelineError as error:
         return failed(study.config.cases, error)
     if not executed:
