@@ -4,14 +4,17 @@ BIN := .venv/bin
 # The system's libraries that MediaPipe and its OpenCV link; installed only where they are missing and we may.
 SYSTEM := libegl1 libgles2 libgl1 libglib2.0-0
 
-.PHONY: quickstart test test-slow lint setup system clean
+# What the tests of a team's server start; without them those tests are skipped.
+DATABASES := postgresql redis-server
+
+.PHONY: quickstart test test-slow lint setup system databases clean
 quickstart: .venv/ready
 	$(BIN)/synth-pipeline run configs/quickstart.yaml --root quickstart
 
-test: .venv/ready lint
+test: .venv/ready databases lint
 	$(BIN)/python -m pytest
 
-test-slow: .venv/ready
+test-slow: .venv/ready databases
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/ready
@@ -34,6 +37,10 @@ system:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM); \
 	else echo "MediaPipe needs $(SYSTEM); on Debian: sudo apt-get install $(SYSTEM)" >&2; exit 2; fi
+
+databases:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v redis-server >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DATABASES); fi
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 
+from flows.server_checks import check_server
 from tests.command_line import Ended
 from tests.engine.stack import ended, marked
 from tests.engine.study_files import write_study
@@ -161,3 +162,14 @@ def test_nothing_listens_but_on_the_loopback(stack):
     # 127.0.0.1 and ::1, in the kernel's order of bytes.
     assert ours
     assert ours <= {"0100007F", "00000000000000000000000001000000"}
+
+
+def test_doctor_says_what_a_server_lacks(stack, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", stack.api.url)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", stack.secret)
+    told = {text: good for good, text in check_server(stack.root)}
+    assert told["the server refuses who has no secret"]
+    assert told["automation crash zombie flows"]
+    assert not told["no worker in the pool cpu: prefect worker start --pool cpu"]
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "synth:wrong")
+    assert [good for good, _ in check_server(stack.root)] == [False]
