@@ -15,7 +15,7 @@ def _name(parameters: dict[str, Any]) -> str:
 
 
 # Prefect takes such a function, though its protocol also asks for a class method.
-@task(name="evaluation", task_run_name=_name, tags=["gpu"], **POLICY)  # type: ignore[arg-type]
+@task(name="evaluation", task_run_name=_name, **POLICY)  # type: ignore[arg-type]
 def evaluate(
     root: str, name: str, classes: list[str], backbone: str, regime: str, scale: int | None
 ) -> State[Any]:

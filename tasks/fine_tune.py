@@ -8,7 +8,7 @@ from prefect.states import State
 from tasks.running import POLICY, make
 
 
-@task(name="dreambooth", task_run_name="dreambooth {class_id}", tags=["gpu"], **POLICY)
+@task(name="dreambooth", task_run_name="dreambooth {class_id}", **POLICY)
 def fine_tune(root: str, name: str, class_id: str) -> State[Any]:
     """Fine-tune the base model on one class."""
     return make(root, name, lambda study: study.dreambooth(class_id))

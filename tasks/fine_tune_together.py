@@ -12,7 +12,7 @@ from tasks.running import POLICY, open_study
 logger = logging.getLogger("synth_pipeline")
 
 
-@task(name="dreambooth-together", task_run_name="dreambooth {label}", tags=["gpu"], **POLICY)
+@task(name="dreambooth-together", task_run_name="dreambooth {label}", **POLICY)
 def fine_tune_together(root: str, name: str, class_ids: list[str], label: str) -> State[Any]:
     """Fine-tune the base model on several classes in one batch; a failure is the class's own."""
     failed = open_study(root, name).make_concepts(

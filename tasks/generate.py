@@ -8,7 +8,7 @@ from prefect.states import State
 from tasks.running import POLICY, make
 
 
-@task(name="sampling", task_run_name="sampling {class_id}", tags=["gpu"], **POLICY)
+@task(name="sampling", task_run_name="sampling {class_id}", **POLICY)
 def generate(root: str, name: str, class_id: str) -> State[Any]:
     """Generate one class's synthetic images."""
     return make(root, name, lambda study: study.sampling(class_id))

@@ -8,7 +8,7 @@ from prefect.states import State
 from tasks.running import POLICY, make
 
 
-@task(name="class-images", task_run_name="class-images", tags=["gpu"], **POLICY)
+@task(name="class-images", task_run_name="class-images", **POLICY)
 def make_class_images(root: str, name: str) -> State[Any]:
     """Draw the class images of prior preservation from the base model."""
     return make(root, name, lambda study: study.class_images())

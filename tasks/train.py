@@ -15,7 +15,7 @@ def _name(parameters: dict[str, Any]) -> str:
 
 
 # Prefect takes such a function, though its protocol also asks for a class method.
-@task(name="training", task_run_name=_name, tags=["gpu"], **POLICY)  # type: ignore[arg-type]
+@task(name="training", task_run_name=_name, **POLICY)  # type: ignore[arg-type]
 def train(
     root: str,
     name: str,

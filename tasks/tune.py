@@ -8,7 +8,7 @@ from prefect.states import State
 from tasks.running import POLICY, make
 
 
-@task(name="tuning", task_run_name="tuning {backbone} {regime}", tags=["gpu"], **POLICY)
+@task(name="tuning", task_run_name="tuning {backbone} {regime}", **POLICY)
 def tune(root: str, name: str, classes: list[str], backbone: str, regime: str) -> State[Any]:
     """Choose a recogniser's hyper-parameters by cross-validation on its training images."""
     return make(root, name, lambda study: study.tuning(classes, backbone, regime))
