@@ -12,6 +12,9 @@ import pytest
 from tests.engine.stack import Stack, ended
 from tests.engine.study_files import write_study
 
+# Minutes each on two cores.
+pytestmark = pytest.mark.slow
+
 WORKERS = ("one", "two", "three")
 WAIT_S = "7"
 #: Another seed, so that they are made anew.
