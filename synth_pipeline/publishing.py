@@ -8,6 +8,7 @@ import collections
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
@@ -149,6 +150,11 @@ def public_config(study: Study) -> str:
     if values["cases"]["source"]:
         values["cases"]["source"] = "(not shown)"
     return yaml.safe_dump(values, sort_keys=False)
+
+
+def score_rows(table: Path) -> list[dict[str, Any]]:
+    """Every accuracy of a study, as plain values."""
+    return pq.read_table(table).to_pylist()
 
 
 def headline(table: Path) -> str:

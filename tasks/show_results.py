@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from synth_pipeline.publishing import headline
+from synth_pipeline.publishing import headline, score_rows
 from synth_pipeline.study import Study
 
 _TIMED = ("dreambooth", "sampling", "training")
@@ -15,7 +14,7 @@ _TIMED = ("dreambooth", "sampling", "training")
 def show_results(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> None:
     """Leave a summary and a table of all scores as artifacts of the run."""
     key = f"study-{study.config.name}"
-    rows = pq.read_table(study.folder / "scores.parquet").to_pylist()
+    rows = score_rows(study.folder / "scores.parquet")
     create_table_artifact(key=f"{key}-scores", table=rows, description="every accuracy")
     audit = study.graph.artifact(study.copies(classes)).manifest["measurements"]
     lines = [

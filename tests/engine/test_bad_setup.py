@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from flows.server_checks import check_server
 from tests.command_line import Ended
@@ -63,6 +64,7 @@ def test_a_deployment_of_another_version(stack, tmp_path):
         stack.deploy()
 
 
+@pytest.mark.slow
 def test_no_worker_takes_anything(stack, tmp_path):
     """It is said, with the command; and when one comes, the study goes on."""
     config = write_study(tmp_path, "lonely", 2)
@@ -79,6 +81,7 @@ def test_no_worker_takes_anything(stack, tmp_path):
     assert done.code == 0, log + done.err
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_shared(stack, tmp_path):
     """A worker that sees another folder is found before it works; another one does the work."""
     config = write_study(tmp_path, "apart", 2)
@@ -87,12 +90,13 @@ def test_a_store_that_is_not_shared(stack, tmp_path):
     stack.start_worker("apart", SYNTH_PIPELINE_ROOT=str(elsewhere))
     done = stack.run_study(config, *UNTIL)
     stack.stop_workers()
-    assert done.code == 2, done.err
+    assert done.code == 3, done.err
     assert "does not see the study's folder" in done.err
     assert "SYNTH_PIPELINE_ROOT" in done.err
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk_on_one_worker(stack, tmp_path):
     config = write_study(tmp_path, "full", 3)
     stack.start_worker("full", STAND_IN_FULL_DISK="yes")
@@ -111,6 +115,7 @@ def test_a_full_disk_on_one_worker(stack, tmp_path):
     assert done.code == 0, log + done.err
 
 
+@pytest.mark.slow
 def test_a_class_that_fails_is_reported_while_the_others_finish(stack, tmp_path):
     config = write_study(tmp_path, "fails", 4)
     known = len(stack.executed())
