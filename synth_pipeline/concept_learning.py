@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from synth_pipeline import concept_state
+from synth_pipeline import concept_state, spread
 from synth_pipeline.concept_data import Latents, token_ids
 from synth_pipeline.config import DreamBoothConfig
 from synth_pipeline.diffusion import Noiser
@@ -151,20 +151,25 @@ class Learning:
         """A concept's latents, noise and times of one step, and those of prior preservation.
 
         Every step has a generator of its own, on the processor: a step never depends on how it was
-        reached, nor on which other concepts are learned beside.
+        reached, nor on which other concepts are learned beside. Pictures and times are spread
+        evenly over the steps, which learns the same in fewer of them.
         """
-        generator = torch.Generator().manual_seed(derived_seed(self.learners[number].seed, step))
+        seed = self.learners[number].seed
+        generator = torch.Generator().manual_seed(derived_seed(seed, step))
         device = self.pipeline.device
+        places = range(step * count, (step + 1) * count)
         found = []
-        for source in (self.latents[number], self.prior):
+        for kind, source in (("own", self.latents[number]), ("prior", self.prior)):
             if source is None:
                 continue
             shape = (count, *source.mean.shape[1:])
-            chosen = torch.randint(len(source.mean), (count,), generator=generator).to(device)
-            spread = torch.randn(shape, generator=generator).to(device)
+            who = derived_seed(seed, kind)
+            chosen = torch.tensor([spread.turn(len(source.mean), n, who) for n in places])
+            at = torch.tensor([spread.time(self.noiser.times, n, who) for n in places])
+            deviation = torch.randn(shape, generator=generator).to(device)
             noise = torch.randn(shape, generator=generator).to(device)
-            at = torch.randint(self.noiser.times, (count,), generator=generator).to(device)
-            found.append((source.mean[chosen] + source.deviation[chosen] * spread, noise, at))
+            chosen, at = chosen.to(device), at.to(device)
+            found.append((source.mean[chosen] + source.deviation[chosen] * deviation, noise, at))
         return found
 
     def _words(self, rows: int) -> torch.Tensor:
