@@ -36,7 +36,7 @@ class ReportInputs:
 
     Attributes:
         config_yaml: the resolved configuration, fit to be shown.
-        scores, comparisons, shifts, predictions: Parquet files of the study.
+        scores, comparisons, scale_changes, shifts, predictions: Parquet files of the study.
         ranking, copies, memorisation, selection: the same.
         case_counts: class_id, train and test for each class.
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
@@ -52,6 +52,7 @@ class ReportInputs:
     config_yaml: str
     scores: Path
     comparisons: Path
+    scale_changes: Path
     shifts: Path
     predictions: Path
     ranking: Path
@@ -115,6 +116,7 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         confusion_of=best_of_all,
         confusion_figure=Markup(figures.confusions(counts_KK, class_ids)),
         depth={row["metric"]: row["k"] for row in scores},
+        scale_changes=pq.read_table(inputs.scale_changes).to_pylist(),
         scale_figure=Markup(figures.accuracy_against_scale(top1)),
         rank_figure=Markup(figures.true_class_ranks(ranks, len(inputs.case_counts))),
         ranked_first=sum(rank == 1 for rank in ranks),

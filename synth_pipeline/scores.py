@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth_pipeline.comparison import against, calibration_errors, right_together
+from synth_pipeline.scale_change import SCALE_CHANGES, scale_changes
 from synth_pipeline.seeds import derived_seed
 
 TOP_K = (1, 5, 10, 30)
@@ -22,7 +23,7 @@ _LEVEL = 0.95
 
 
 def run(predictions: Sequence[Path], *, seed: int, out_dir: Path) -> dict[str, float]:
-    """Write `scores.parquet`, one row for each run and metric, and `comparisons.parquet`.
+    """Write `scores.parquet`, one row for each run and metric, and two tables that compare runs.
 
     Columns: backbone, regime, scale (null for `real`), images (trained on), metric (`top1` ...
     `macro_f1`; `ensemble_top1`, of the folds' mean probability; `ece`, the expected calibration
@@ -30,9 +31,10 @@ def run(predictions: Sequence[Path], *, seed: int, out_dir: Path) -> dict[str, f
     over folds (null for the ensemble), low and high of the 95 % interval, folds, test_images,
     classes. Shares are 0 to 1.
 
-    The comparisons: of each run against the same backbone on real photos only, on the same test
-    photos, each by its folds together: how many only one of the two gets right, and the exact
-    p-value of McNemar's test.
+    `comparisons.parquet`: of each run against the same backbone on real photos only, on the same
+    test photos, each by its folds together: how many only one of the two gets right, and the exact
+    p-value of McNemar's test. `scale_changes.parquet`: of each curve, its largest scale against
+    its best (see `scale_change`).
 
     Args:
         predictions: `predictions.parquet` of every evaluation.
@@ -44,6 +46,8 @@ def run(predictions: Sequence[Path], *, seed: int, out_dir: Path) -> dict[str, f
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "scores.parquet")
     compared = pa.Table.from_pylist(_compare(tables), _COMPARISONS)
     pq.write_table(compared, out_dir / "comparisons.parquet")
+    changes = pa.Table.from_pylist(scale_changes(_right(tables), seed), SCALE_CHANGES)
+    pq.write_table(changes, out_dir / "scale_changes.parquet")
     return {"runs": len(predictions)}
 
 
@@ -101,6 +105,15 @@ def _compare(tables: Sequence[pa.Table]) -> list[dict]:
             }
         )
     return rows
+
+
+def _right(tables: Sequence[pa.Table]) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """Of every run what names it, and (F, N) whether each fold gets each photo right."""
+    found = []
+    for table in tables:
+        probabilities_FNK, true_N, first = unpacked(table)
+        found.append((first, true_ranks(probabilities_FNK, true_N) == 1))
+    return found
 
 
 def unpacked(table: pa.Table) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

@@ -9,7 +9,7 @@ STAGE_VERSIONS = {
     "cases": 2,
     "landmarks": 3,
     "class-images": 1,
-    "dreambooth": 3,
+    "dreambooth": 4,
     "sampling": 2,
     "ranking": 2,
     "copies": 2,
@@ -17,7 +17,7 @@ STAGE_VERSIONS = {
     "tuning": 1,
     "training": 2,
     "evaluation": 3,
-    "scores": 2,
+    "scores": 3,
     "memorisation": 1,
-    "report": 3,
+    "report": 4,
 }

@@ -177,6 +177,37 @@ def test_runs_are_compared_with_real_only_photo_by_photo(tmp_path, rng):
     assert row["only_this_right"] == (right[1] & ~right[0]).sum()
 
 
+def test_the_largest_scale_is_compared_with_the_best_photo_by_photo(tmp_path, rng):
+    """The same photos are right at both but for ten of them: the interval knows, and is narrow."""
+    best, true_N = random_predictions(rng, images=200, skill=1.0)
+    best = np.repeat(best[:1], 5, axis=0)
+    largest = best.copy()
+    right = np.flatnonzero(best[0].argmax(1) == true_N)[:10]
+    largest[:, right] = np.eye(12)[(true_N[right] + 1) % 12]
+    worst = np.full_like(best, 1 / 12)
+    tables = [
+        write_predictions(tmp_path / f"{scale}.parquet", made, true_N, scale=scale)
+        for scale, made in ((20, worst), (50, best), (90, largest))
+    ]
+    scores.run(tables, seed=1, out_dir=tmp_path)
+    (row,) = pq.read_table(tmp_path / "scale_changes.parquet").to_pylist()
+    assert row["change"] == pytest.approx(-0.05)
+    assert row["low"] < -0.05 < row["high"] < 0
+    # Of 200 photos that are drawn apart, the interval would be four times as wide.
+    assert row["high"] - row["low"] < 0.07
+
+
+def test_where_the_largest_scale_is_the_best_nothing_is_lost(tmp_path, rng):
+    made, true_N = random_predictions(rng, images=60, skill=1.0)
+    tables = [
+        write_predictions(tmp_path / f"{scale}.parquet", made, true_N, scale=scale)
+        for scale in (20, 50)
+    ]
+    scores.run(tables, seed=1, out_dir=tmp_path)
+    (row,) = pq.read_table(tmp_path / "scale_changes.parquet").to_pylist()
+    assert (row["change"], row["low"], row["high"]) == (0, 0, 0)
+
+
 def test_folds_together_are_their_mean_probability(tmp_path, rng):
     probabilities, true_N = random_predictions(rng, skill=1.0)
     row = scored(tmp_path, probabilities, true_N)["ensemble_top1"]
