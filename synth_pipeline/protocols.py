@@ -1,6 +1,7 @@
 """How a fold is trained: the published settings, and ours.
 
-The numbers of `tuned` were chosen on validation folds of phantoms only (docs/decisions/0015).
+The numbers of `tuned` are customary ones; that they are better was not measured yet
+(docs/decisions/0015).
 """
 
 import math
