@@ -106,6 +106,13 @@ class Graph:
         self._resolved.clear()
         self.store.look_again()
 
+    def measurements(self, node: Node) -> Mapping[str, float]:
+        """What the node's stage measured, which must have been made; fetches none of its files."""
+        looked = self.resolve(node).looked
+        assert looked.status == "cached", f"{node.name} is not made"
+        assert looked.artifact is not None
+        return looked.artifact.manifest["measurements"]
+
     def artifact(self, node: Node) -> Artifact:
         """The node's artifact, which must have been made, with its files at hand.
 

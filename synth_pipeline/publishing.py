@@ -134,7 +134,7 @@ def shortage(study: Study, classes: Sequence[str]) -> str:
         study: with its selection made.
         classes: the classes that were finished.
     """
-    found = study.graph.artifact(study.selection(classes)).manifest["measurements"]
+    found = study.graph.measurements(study.selection(classes))
     if not found["missing"]:
         return ""
     generated = len(classes) * study.config.sampling.images_per_class

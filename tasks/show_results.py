@@ -1,7 +1,6 @@
 """What a finished study says on the dashboard: numbers, and where the report lies; no face."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -16,7 +15,7 @@ def show_results(study: Study, classes: Sequence[str], failed: Mapping[str, str]
     key = f"study-{study.config.name}"
     rows = score_rows(study.folder / "scores.parquet")
     create_table_artifact(key=f"{key}-scores", table=rows, description="every accuracy")
-    audit = study.graph.artifact(study.copies(classes)).manifest["measurements"]
+    audit = study.graph.measurements(study.copies(classes))
     lines = [
         f"# {study.config.name}",
         "```",
@@ -36,6 +35,5 @@ def _cost(study: Study, classes: Sequence[str]) -> str:
     spent_s: dict[str, float] = dict.fromkeys(_TIMED, 0.0)
     for node in study.nodes(classes):
         if node.stage in spent_s:
-            told: Mapping[str, Any] = study.graph.artifact(node).manifest["measurements"]
-            spent_s[node.stage] += told.get("seconds", 0.0)
+            spent_s[node.stage] += study.graph.measurements(node).get("seconds", 0.0)
     return ", ".join(f"{stage} {s / 60:.1f} minutes" for stage, s in spent_s.items())

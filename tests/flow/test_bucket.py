@@ -1,5 +1,7 @@
 """A study whose store is a bucket, run by the command line on one machine, then on another."""
 
+import shutil
+
 import pytest
 
 from tests.command_line import PATIENT, command
@@ -24,7 +26,9 @@ def run(finished, root, *more):
 
 def test_a_study_is_cached_on_a_machine_that_never_saw_it(s3, finished, tmp_path):
     """The first run is that of another test, made before there was a bucket: all of it is sent."""
-    first = run(finished, finished.root, "run")
+    here = tmp_path / "here"
+    shutil.copytree(finished.root, here)
+    first = run(finished, here, "run")
     assert first.code == 0, first.err
     assert " 0 stages run" in first.out
     other = tmp_path / "other"
@@ -36,7 +40,7 @@ def test_a_study_is_cached_on_a_machine_that_never_saw_it(s3, finished, tmp_path
     assert second.code == 0, second.err
     assert " 0 stages run" in second.out
     for name in ("scores.parquet", "report.html"):
-        made = [root / "studies" / "small" / name for root in (finished.root, other)]
+        made = [root / "studies" / "small" / name for root in (here, other)]
         assert made[0].read_bytes() == made[1].read_bytes()
     # What the last stages read has come, and nothing else: no synthetic image.
     assert not list((other / "store").glob("sampling/[!.]*"))
@@ -45,7 +49,7 @@ def test_a_study_is_cached_on_a_machine_that_never_saw_it(s3, finished, tmp_path
         content = s3.read(name)
         assert PATIENT.encode() not in content and PATIENT not in name, name
         assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"].encode() not in content, name
-    for root in (finished.root, other):
+    for root in (here, other):
         for path in root.rglob("*"):
             if path.is_file():
                 content = path.read_bytes()
