@@ -13,5 +13,6 @@ UNUSABLE = "Unusable"
 def failed_like(state: State[Any]) -> State[Any]:
     """The failure of a task as the failure of its flow."""
     # Anything else may go well on another machine: a full disk, a memory that is too small.
-    name = UNUSABLE if isinstance(state.data, ClassFailedError) else "Failed"
+    error = state.result(raise_on_failure=False)
+    name = UNUSABLE if isinstance(error, ClassFailedError) else "Failed"
     return Failed(name=name, message=state.message, data=state.data)

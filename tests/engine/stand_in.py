@@ -63,7 +63,7 @@ def _body(
         assert state is not None
         state.write_text(str(step + 1))
     _go_wrong(stage, label)
-    (out_dir / "made.txt").write_text(f"{stage} {label}")
+    (out_dir / "made.txt").write_text(f"{study.config.name} {stage} {label}")
     if stage == "sampling":
         images = int(os.environ.get("STAND_IN_FILES", "2"))
         for number in range(images):
