@@ -53,6 +53,8 @@ def _made_elsewhere(
         where = {"root": str(opened.root), "name": opened.config.name}
         dispatcher = Dispatcher(deployment, opened.folder, verb)
         failed = dispatcher.run({label: {**where, **parameters[label]} for label in todo})
+        # What workers left half-made that were killed; whoever makes something now holds its lock.
+        opened.store.sweep()
     opened.graph.look_again()
     for label, wanted in nodes.items():
         lacking = opened.count_made_elsewhere(wanted, missing[label])
