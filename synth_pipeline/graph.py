@@ -140,7 +140,8 @@ class Graph:
         Raises:
             SynthPipelineError: whatever the stage raises for wrong input.
         """
-        recipe = self.resolve(node).recipe
+        before = self.resolve(node)
+        recipe = before.recipe
         assert recipe is not None, f"{node.name} was asked for before its inputs"
 
         def body(out_dir: Path) -> Output:
@@ -151,10 +152,7 @@ class Graph:
             return replace(output, measurements={**taken, **output.measurements})
 
         artifact, executed = self.store.make(recipe, body)
-        if executed:
-            # What hangs on this node was resolved without it, or with what it used to be.
-            self._resolved.clear()
-        self._resolved[node.name] = Resolved(recipe, Looked("cached", artifact))
+        self._settle(node, before, artifact)
         return artifact, executed
 
     def make_together(
@@ -171,7 +169,8 @@ class Graph:
         Returns:
             For each node what `make` returns, or the error.
         """
-        recipes = [self.resolve(node).recipe for node in nodes]
+        before = [self.resolve(node) for node in nodes]
+        recipes = [resolved.recipe for resolved in before]
         known = [recipe for recipe in recipes if recipe is not None]
         assert len(known) == len(nodes), "a node was asked for before its inputs"
 
@@ -186,8 +185,26 @@ class Graph:
             )
 
         made = self.store.make_together(known, run)
-        self._resolved.clear()
+        for node, resolved, outcome in zip(nodes, before, made, strict=True):
+            if not isinstance(outcome, SynthPipelineError):
+                self._settle(node, resolved, outcome[0])
         return made
+
+    def _settle(self, node: Node, before: Resolved, artifact: Artifact) -> None:
+        """Remember a node that was made, and forget what was resolved without it.
+
+        And no more than that: a study of 103 classes has thousands of nodes, and to resolve each
+        anew after every stage took longer than many a stage.
+        """
+        known = before.looked.artifact
+        if known is None:
+            waiting = [name for name, other in self._resolved.items() if other.recipe is None]
+            for name in waiting:
+                del self._resolved[name]
+        elif (known.digest, known.parts) != (artifact.digest, artifact.parts):
+            # It was damaged, and was made with other bits: what hangs on it has other keys.
+            self._resolved.clear()
+        self._resolved[node.name] = Resolved(before.recipe, Looked("cached", artifact))
 
     def _folders(self, node: Node, recipe: Recipe) -> dict[str, Path]:
         folders = {item.name: self.artifact(item.node).path for item in node.inputs}

@@ -119,3 +119,30 @@ def test_input_that_is_not_keyed_must_only_be_there(tmp_path):
         graph.make(source)
         keys.add(graph.make(user)[0].key)
     assert len(keys) == 1
+
+
+def test_what_does_not_hang_on_a_made_node_is_not_looked_at_again(tmp_path):
+    """Of n independent nodes each is resolved once, not once for each that is made."""
+
+    class Counting(Store):
+        looks = 0
+
+        def look(self, recipe):
+            self.looks += 1
+            return super().look(recipe)
+
+    def body(inputs, out_dir, progress):
+        (out_dir / "x").write_text("x")
+        return Output()
+
+    def looks(count: int) -> int:
+        store = Counting(tmp_path / str(count))
+        graph = Graph(store)
+        nodes = [Node("leaf", str(n), 1, {}, body) for n in range(count)]
+        end = Node("end", "", 1, {}, body, tuple(Input(node.name, node) for node in nodes))
+        for node in [*nodes, end]:
+            assert graph.resolve(end).recipe is None or node is end
+            graph.make(node)
+        return store.looks
+
+    assert looks(40) < 2.5 * looks(20)
