@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from synth_pipeline.bootstrap import drawn, resampled
 from synth_pipeline.scores import true_ranks
 from synth_pipeline.seeds import derived_seed
 
-_RESAMPLES = 2000
 _TAIL = 0.025
 #: With fewer of the photos in common, those in common stand for neither study.
 _ENOUGH_IN_COMMON = 0.5
@@ -91,10 +91,10 @@ def _gain(
     paired = len(common) >= _ENOUGH_IN_COMMON * min(len(old), len(new))
     old_FN = np.stack([old[photo] for photo in (common if paired else old)], axis=1)
     new_FN = np.stack([new[photo] for photo in (common if paired else new)], axis=1)
-    new_BN = _drawn(rng, new_FN.shape[1])
-    old_BN = new_BN if paired else _drawn(rng, old_FN.shape[1])
+    new_BN = drawn(rng, new_FN.shape[1])
+    old_BN = new_BN if paired else drawn(rng, old_FN.shape[1])
     # The folds are other models in each study, so they are drawn apart.
-    change_B = _resampled(rng, new_FN, new_BN) - _resampled(rng, old_FN, old_BN)
+    change_B = resampled(rng, new_FN, new_BN) - resampled(rng, old_FN, old_BN)
     return Gain(
         regime=regime,
         before=float(old_FN.mean()),
@@ -105,17 +105,6 @@ def _gain(
         photos=new_FN.shape[1],
         paired=paired,
     )
-
-
-def _drawn(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(B, count) how often each is drawn in each resample."""
-    return rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES)
-
-
-def _resampled(rng: np.random.Generator, right_FN: np.ndarray, photos_BN: np.ndarray) -> np.ndarray:
-    """(B,) Top-1 over drawn folds and photos."""
-    folds_BF = _drawn(rng, len(right_FN))
-    return np.einsum("bf,fn,bn->b", folds_BF, right_FN, photos_BN, optimize=True) / right_FN.size
 
 
 def _best(table: pa.Table) -> dict[str, dict[str, np.ndarray]]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from synth_pipeline.bootstrap import drawn, resampled
 from synth_pipeline.seeds import derived_seed
 
-_RESAMPLES = 2000
 _TAIL = 0.025
 
 SCALE_CHANGES = pa.schema(
@@ -73,11 +73,5 @@ def scale_changes(
 
 def _differences(rng: np.random.Generator, one_FN: np.ndarray, other_FN: np.ndarray) -> np.ndarray:
     """(B,) difference of Top-1: the same photos are drawn for both, folds for each its own."""
-    folds, photos = one_FN.shape
-    photos_BN = rng.multinomial(photos, np.full(photos, 1 / photos), _RESAMPLES)
-
-    def right_B(right_FN: np.ndarray) -> np.ndarray:
-        folds_BF = rng.multinomial(folds, np.full(folds, 1 / folds), _RESAMPLES)
-        return np.einsum("bf,fn,bn->b", folds_BF, right_FN, photos_BN, optimize=True)
-
-    return (right_B(one_FN) - right_B(other_FN)) / one_FN.size
+    photos_BN = drawn(rng, one_FN.shape[1])
+    return resampled(rng, one_FN, photos_BN) - resampled(rng, other_FN, photos_BN)
