@@ -25,7 +25,7 @@ from timm.models._registry import generate_default_cfgs
 from timm.models.efficientnet import _gen_mobilenet_v2
 from torchvision.models import mobilenet_v2
 
-from synth_pipeline import comparison, evaluation, training
+from synth_pipeline import bootstrap, comparison, evaluation, training
 from synth_pipeline.config import RecognitionConfig
 from synth_pipeline.recognition_data import Example
 
@@ -51,7 +51,11 @@ def main() -> None:
         imagenet, true_N = _predictions(folder / "imagenet", True)
         plain, _ = _predictions(folder / "random", False)
     first, second = (each.argmax(2) == true_N for each in (imagenet, plain))
-    low, high = np.quantile(_resampled(first) - _resampled(second), (0.025, 0.975))
+    rng = np.random.default_rng(0)
+    photos_BN = bootstrap.drawn(rng, first.shape[1])
+    low, high = bootstrap.interval(
+        rng, bootstrap.accuracy(first, photos_BN), bootstrap.accuracy(second, photos_BN)
+    )
     only_imagenet, only_random, p_value = comparison.against(
         comparison.right_together(imagenet, true_N), comparison.right_together(plain, true_N)
     )
@@ -59,8 +63,8 @@ def main() -> None:
         "top1_imagenet": round(float(first.mean()), 4),
         "top1_random": round(float(second.mean()), 4),
         "difference": round(float(first.mean() - second.mean()), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
         "only_imagenet_right": only_imagenet,
         "only_random_right": only_random,
         "p_value": p_value,
@@ -164,15 +168,6 @@ def _predictions(folder: Path, pretrained: bool) -> tuple[np.ndarray, np.ndarray
     table = pq.read_table(folder / "predictions.parquet")
     said_FNK = np.stack(table["probabilities"].to_numpy()).reshape(FOLDS, len(test), -1)
     return said_FNK, table["true_index"].to_numpy()[: len(test)]
-
-
-def _resampled(right_FN: np.ndarray) -> np.ndarray:
-    """(2000,) accuracies with photos and folds drawn again; the same draws for both networks."""
-    rng = np.random.default_rng(0)
-    folds, photos = right_FN.shape
-    photos_BN = rng.multinomial(photos, np.full(photos, 1 / photos), 2000)
-    folds_BF = rng.multinomial(folds, np.full(folds, 1 / folds), 2000)
-    return np.einsum("bf,fn,bn->b", folds_BF, right_FN.astype(float), photos_BN) / (folds * photos)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A study is run by one process at a time."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,28 +9,43 @@ from filelock import FileLock, Timeout
 
 from synth_pipeline.errors import InputError
 
+logger = logging.getLogger("synth_pipeline")
+
 
 @contextlib.contextmanager
-def only_run(folder: Path) -> Iterator[None]:
+def only_run(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a study's lock; the kernel frees it however the process ends.
+
+    Args:
+        folder: of the study.
+        wait: for a process that holds it, as long as that takes.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written.
     """
+    root = folder.parent.parent
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0, mode=0o600):
-            yield
+        lock = FileLock(folder / ".lock", timeout=0, mode=0o600)
+        try:
+            lock.acquire()
+        except Timeout:
+            if not wait:
+                raise
+            logger.info("the study %s is being run by another process; waiting", folder.name)
+            lock.acquire(timeout=-1)
     except Timeout:
-        root = folder.parent.parent
         raise InputError(
             f"The study {folder.name} is being run by another process under {root}; "
             "wait for it, or give another --root."
         ) from None
     except PermissionError:
-        root = folder.parent.parent
         raise InputError(f"{root} cannot be written; choose another --root.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

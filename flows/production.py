@@ -1,6 +1,7 @@
 """A study that a deployment starts: which one it is, and that it is not run twice at a time.
 
-On the command line both are settled before the flow begins.
+On the command line both are settled before the flow begins. There somebody reads that the study is
+being run; new cases that arrive meanwhile have nobody to try again, so their run waits.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ def production(root: str, name: str) -> Iterator[tuple[str, str]]:
     """Settle a deployed study and hold it; gives its root on this machine and its name.
 
     Raises:
-        InputError: as of `which_study`, or the study is being run.
+        InputError: as of `which_study`.
     """
     root, name = which_study(root, name)
     if in_a_deployment() is None:
         yield root, name
         return
-    with only_run(Path(root) / "studies" / name):
+    with only_run(Path(root) / "studies" / name, wait=True):
         yield root, name
 
 

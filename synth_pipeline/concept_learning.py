@@ -70,6 +70,8 @@ class Learning:
         self.config, self.trainer, self.learners = config, trainer, learners
         self.latents, self.prior = latents, prior
         self.pipeline, self.accelerator = loaded.pipeline, loaded.accelerator
+        # Looked up once: a pipeline inspects its own signature for it, which takes 2 ms.
+        self.device = self.pipeline.device
         self.noiser = Noiser(self.pipeline.scheduler, config.min_snr_gamma)
         prompts = [each.prompt for each in learners]
         self.ids = token_ids(self.pipeline, prompts + [config.class_prompt] * len(prompts))
@@ -156,7 +158,7 @@ class Learning:
         """
         seed = self.learners[number].seed
         generator = torch.Generator().manual_seed(derived_seed(seed, step))
-        device = self.pipeline.device
+        device = self.device
         places = range(step * count, (step + 1) * count)
         found = []
         for kind, source in (("own", self.latents[number]), ("prior", self.prior)):

@@ -4,6 +4,7 @@ A field marked `SPEED` changes how fast a result is made, never what it is: it s
 content keys, so that a larger batch on a better machine is still a cache hit.
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -247,6 +248,12 @@ class RecognitionConfig(Section):
     checkpoint_s: float = Field(
         60, ge=0, description="a killed fold goes on from here", json_schema_extra=_SPEED
     )
+
+    def points(self) -> list[dict[str, float]]:
+        """Every combination of the grid; what it does not vary is as configured."""
+        rates = self.grid.learning_rate or (self.learning_rate,)
+        decays = self.grid.weight_decay or (self.weight_decay,)
+        return [{"learning_rate": r, "weight_decay": d} for r, d in product(rates, decays)]
 
 
 class StudyConfig(Section):

@@ -16,7 +16,8 @@ from synth_pipeline.config import DreamBoothConfig, SamplingConfig
 from synth_pipeline.graph import PlanRow
 from synth_pipeline.phantom.sets import phantoms_of
 from synth_pipeline.publishing import failed_classes
-from synth_pipeline.study import Study, run_label
+from synth_pipeline.study import Study
+from synth_pipeline.study_recognition import run_label
 
 #: The newest artifacts of a stage tell more about this machine than all of them.
 _LOOKED_AT = 40
@@ -24,6 +25,7 @@ _LOOKED_AT = 40
 _MESH_S, _COMPARED_S, _IMPORTED_S = 0.011, 0.01, 0.05
 _PNG_BYTES_PER_PX = 1.5
 _LANDMARKS_BYTES = 6000
+_TABLE_BYTES = 4000
 #: The held-out photos as they are, and under each of five changes.
 _ASKED = 6
 #: The stages that compute on a GPU where there is one.
@@ -88,9 +90,11 @@ class _Estimate:
     def costs(self, waiting: Mapping[str, Sequence[str]]) -> list[Cost]:
         found = []
         for stage, labels in waiting.items():
+            # A point of a grid is so many folds.
+            alike = "training" if stage == "tuning" else stage
             made = [
                 manifest
-                for manifest in islice(self._study.store.manifests(stage), _LOOKED_AT)
+                for manifest in islice(self._study.store.manifests(alike), _LOOKED_AT)
                 if "seconds" in manifest["measurements"]
             ]
             seconds = size_bytes = 0.0
@@ -100,7 +104,7 @@ class _Estimate:
                 work, modelled_s, modelled_bytes = self._modelled(stage, label)
                 kind = _kind(self._parameters.get((stage, label), {}))
                 if kind not in rates:
-                    rates[kind] = self._measured(stage, kind, made)
+                    rates[kind] = self._measured(alike, kind, made)
                 rate = rates[kind]
                 bases["measured" if rate else "unknown" if modelled_s is None else "modelled"] += 1
                 seconds += rate[0] * work if rate else modelled_s or 0.0
@@ -122,7 +126,7 @@ class _Estimate:
         seconds = sum(each["measurements"]["seconds"] for each, _ in done)
         size_bytes = sum(file["bytes"] for each, _ in done for file in each["files"].values())
         # A network's weights weigh what they weigh, however long it learned.
-        by_work = stage not in ("training", "dreambooth", "tuning")
+        by_work = stage not in ("training", "dreambooth")
         return seconds / total, size_bytes / total if by_work else 0.0
 
     def _done(self, stage: str, manifest: Mapping[str, Any]) -> float:
@@ -166,6 +170,12 @@ class _Estimate:
             class_id, _, whose = label.rpartition(" ")
             count = images if whose == "synthetic" else self._train.get(class_id, 1)
             return count, count * _MESH_S, count * _LANDMARKS_BYTES
+        if stage == "tuning":
+            backbone, _, regime = label.partition(" ")
+            scale = None if regime == "real" else self._study.scales(self._classes)[0]
+            flop, _, _ = self._recognised("training", backbone, regime, scale)
+            flop *= config.recognition.folds * len(config.recognition.points())
+            return flop, flop / rate, _TABLE_BYTES
         if stage in ("training", "evaluation"):
             run = label.rpartition(" fold ")[0] if stage == "training" else label
             return self._recognised(stage, *self._runs[run])

@@ -16,7 +16,8 @@ from synth_pipeline import export_adapters, export_classifiers, export_images
 from synth_pipeline.errors import InputError
 from synth_pipeline.graph import Node
 from synth_pipeline.progress import Progress, silent
-from synth_pipeline.study import Study, run_label
+from synth_pipeline.study import Study
+from synth_pipeline.study_recognition import run_label
 
 KINDS = ("images", "adapters", "classifiers")
 _TEMPLATES = Path(__file__).parent / "templates"

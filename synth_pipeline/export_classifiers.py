@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from synth_pipeline.progress import Progress
-from synth_pipeline.study import Study, run_label
+from synth_pipeline.study import Study
+from synth_pipeline.study_recognition import run_label
 
 
 def write(

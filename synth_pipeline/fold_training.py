@@ -78,6 +78,10 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+class LossError(StageError):
+    """The loss is not finite."""
+
+
 class FoldTraining:
     """A fold, from its first weights to the epoch that is kept.
 
@@ -120,7 +124,7 @@ class FoldTraining:
             progress: told after each epoch.
 
         Raises:
-            StageError: the loss is not finite; raised before the weights move.
+            LossError: the loss is not finite; raised before the weights move.
         """
         config, fold, state = self.config, self.fold, self.state
         if path:
@@ -173,7 +177,7 @@ class FoldTraining:
             )
             losses.append(loss.item())
             if not np.isfinite(losses[-1]):
-                raise StageError(
+                raise LossError(
                     f"{fold.backbone}, fold {fold.number + 1}: the loss of epoch {epoch + 1} is "
                     "not finite; lower recognition.learning_rate."
                 )

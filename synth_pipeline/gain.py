@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from synth_pipeline.bootstrap import drawn, resampled
+from synth_pipeline.bootstrap import accuracy, drawn, interval
 from synth_pipeline.scores import true_ranks
 from synth_pipeline.seeds import derived_seed
 
-_TAIL = 0.025
 #: With fewer of the photos in common, those in common stand for neither study.
 _ENOUGH_IN_COMMON = 0.5
 
@@ -70,9 +69,8 @@ def outcomes(predictions: pa.Table) -> pa.Table:
 def gains(before: pa.Table, now: pa.Table, *, seed: int) -> list[Gain]:
     """The change of every regime that both studies have, in the newer one's order.
 
-    Each study's best run of a regime is taken, as in the report's headline. The interval is a
-    percentile bootstrap over photos and folds (Efron and Tibshirani 1993, chapters 8 and 13): the
-    same photos are drawn for both studies where they share them.
+    Each study's best run of a regime is taken, as in the report's headline. The interval
+    (`bootstrap`) draws the same photos for both studies where they share them.
 
     Args:
         before: `outcomes` of the older study.
@@ -93,15 +91,14 @@ def _gain(
     new_FN = np.stack([new[photo] for photo in (common if paired else new)], axis=1)
     new_BN = drawn(rng, new_FN.shape[1])
     old_BN = new_BN if paired else drawn(rng, old_FN.shape[1])
-    # The folds are other models in each study, so they are drawn apart.
-    change_B = resampled(rng, new_FN, new_BN) - resampled(rng, old_FN, old_BN)
+    low, high = interval(rng, accuracy(new_FN, new_BN), accuracy(old_FN, old_BN))
     return Gain(
         regime=regime,
         before=float(old_FN.mean()),
         now=float(new_FN.mean()),
         change=float(new_FN.mean() - old_FN.mean()),
-        low=float(np.quantile(change_B, _TAIL)),
-        high=float(np.quantile(change_B, 1 - _TAIL)),
+        low=low,
+        high=high,
         photos=new_FN.shape[1],
         paired=paired,
     )

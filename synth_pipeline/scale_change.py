@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from synth_pipeline.bootstrap import drawn, resampled
+from synth_pipeline.bootstrap import accuracy, drawn, interval
 from synth_pipeline.seeds import derived_seed
-
-_TAIL = 0.025
 
 SCALE_CHANGES = pa.schema(
     [
@@ -35,9 +33,8 @@ def scale_changes(
     """One row for each backbone and regime with several scales.
 
     The change is the largest scale's Top-1 less the best one's, a share from -1 to 0, and 0 where
-    the largest is the best. The interval is a percentile bootstrap over photos and folds (Efron and
-    Tibshirani 1993, chapter 13). It knows nothing of the best having been chosen as the best, which
-    makes the change look worse than it is.
+    the largest is the best. The interval (`bootstrap`) knows nothing of the best having been
+    chosen as the best, which makes the change look worse than it is.
 
     Args:
         runs: of each what names it (`backbone`, `regime`, `scale`, `images`), and (F, N) whether
@@ -56,7 +53,11 @@ def scale_changes(
         # Of equals the larger: what was added did no harm.
         best, best_FN = max(curve, key=lambda run: (run[1].mean(), run[0]["scale"]))
         rng = np.random.default_rng(derived_seed(seed, "scale change", backbone, regime))
-        change_B = np.zeros(1) if largest is best else _differences(rng, largest_FN, best_FN)
+        low = high = 0.0
+        if largest is not best:
+            # The same photos are drawn for both.
+            photos_BN = drawn(rng, largest_FN.shape[1])
+            low, high = interval(rng, accuracy(largest_FN, photos_BN), accuracy(best_FN, photos_BN))
         rows.append(
             {
                 "backbone": backbone,
@@ -64,14 +65,8 @@ def scale_changes(
                 "best_images": best["images"],
                 "largest_images": largest["images"],
                 "change": float(largest_FN.mean() - best_FN.mean()),
-                "low": float(np.quantile(change_B, _TAIL)),
-                "high": float(np.quantile(change_B, 1 - _TAIL)),
+                "low": low,
+                "high": high,
             }
         )
     return rows
-
-
-def _differences(rng: np.random.Generator, one_FN: np.ndarray, other_FN: np.ndarray) -> np.ndarray:
-    """(B,) difference of Top-1: the same photos are drawn for both, folds for each its own."""
-    photos_BN = drawn(rng, one_FN.shape[1])
-    return resampled(rng, one_FN, photos_BN) - resampled(rng, other_FN, photos_BN)

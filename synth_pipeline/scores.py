@@ -1,8 +1,6 @@
 """From predictions to accuracies: each derived from what was stored, each with an interval.
 
-The interval is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13) that draws test
-images *and* folds again: five folds share one small test set, so the spread over folds alone is far
-too narrow.
+How the intervals are made: `bootstrap`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synth_pipeline.bootstrap import PerFold, accuracy, drawn, interval
 from synth_pipeline.comparison import against, calibration_errors, right_together
 from synth_pipeline.scale_change import SCALE_CHANGES, scale_changes
 from synth_pipeline.seeds import derived_seed
 
 TOP_K = (1, 5, 10, 30)
-_RESAMPLES = 2000
-_LEVEL = 0.95
 
 
 def run(predictions: Sequence[Path], *, seed: int, out_dir: Path) -> dict[str, float]:
@@ -132,43 +129,44 @@ def _score(table: pa.Table, seed: int) -> list[dict]:
     images, classes = probabilities_FNK.shape[1:]
     run_name = (first["backbone"], first["regime"], first["scale"] or 0)
     rng = np.random.default_rng(derived_seed(seed, "bootstrap", *run_name))
-    # How often each image and each fold is drawn in each resample.
-    images_BN = rng.multinomial(images, np.full(images, 1 / images), _RESAMPLES)
-    folds_BF = rng.multinomial(folds, np.full(folds, 1 / folds), _RESAMPLES)
+    images_BN = drawn(rng, images)
     ranks_FN = true_ranks(probabilities_FNK, true_N)
-    rows: list[tuple[str, int | None, np.ndarray, np.ndarray]] = []
-    for k in TOP_K:
-        right_FN = (ranks_FN <= k).astype(np.float64)
-        resampled_B = np.einsum("bf,fn,bn->b", folds_BF, right_FN, images_BN) / (folds * images)
-        rows.append((f"top{k}", min(k, classes), right_FN.mean(1), resampled_B))
-    guesses_FN = probabilities_FNK.argmax(2)
-    per_fold_F = np.array(
-        [macro_f1(g, true_N, classes, np.ones((1, images)))[0] for g in guesses_FN]
-    )
-    per_fold_FB = np.stack([macro_f1(g, true_N, classes, images_BN) for g in guesses_FN])
-    rows.append(("macro_f1", None, per_fold_F, (folds_BF * per_fold_FB.T).sum(1) / folds))
-    once = np.ones((1, images))
-    errors_F = np.array([calibration_errors(p, true_N, once)[0] for p in probabilities_FNK])
-    errors_FB = np.stack([calibration_errors(p, true_N, images_BN) for p in probabilities_FNK])
-    rows.append(("ece", None, errors_F, (folds_BF * errors_FB.T).sum(1) / folds))
-    together_N = right_together(probabilities_FNK, true_N)
-    rows.append(("ensemble_top1", 1, together_N.mean()[None], images_BN @ together_N / images))
-    tail = (1 - _LEVEL) / 2
-    return [
-        {
-            **{name: first[name] for name in ("backbone", "regime", "scale", "images")},
-            "metric": metric,
-            "k": k,
-            "mean": float(values_F.mean()),
-            "deviation": float(values_F.std(ddof=1)) if len(values_F) > 1 else None,
-            "low": float(np.quantile(resampled_B, tail)),
-            "high": float(np.quantile(resampled_B, 1 - tail)),
-            "folds": folds,
-            "test_images": images,
-            "classes": classes,
-        }
-        for metric, k, values_F, resampled_B in rows
+    rows: list[tuple[str, int | None, PerFold]] = [
+        (f"top{k}", min(k, classes), accuracy(ranks_FN <= k, images_BN)) for k in TOP_K
     ]
+    once = np.ones((1, images))
+    guesses_FN = probabilities_FNK.argmax(2)
+
+    def f1s(weights_BN: np.ndarray) -> np.ndarray:
+        return np.stack([macro_f1(g, true_N, classes, weights_BN) for g in guesses_FN])
+
+    def errors(weights_BN: np.ndarray) -> np.ndarray:
+        return np.stack([calibration_errors(p, true_N, weights_BN) for p in probabilities_FNK])
+
+    rows += [
+        (name, None, PerFold(figure(once)[:, 0], figure(images_BN)))
+        for name, figure in (("macro_f1", f1s), ("ece", errors))
+    ]
+    together_N = right_together(probabilities_FNK, true_N)
+    rows.append(("ensemble_top1", 1, accuracy(together_N[None], images_BN)))
+    found = []
+    for metric, k, of in rows:
+        low, high = interval(rng, of)
+        found.append(
+            {
+                **{name: first[name] for name in ("backbone", "regime", "scale", "images")},
+                "metric": metric,
+                "k": k,
+                "mean": float(of.values.mean()),
+                "deviation": float(of.values.std(ddof=1)) if len(of.values) > 1 else None,
+                "low": low,
+                "high": high,
+                "folds": folds,
+                "test_images": images,
+                "classes": classes,
+            }
+        )
+    return found
 
 
 def best_by_regime(top1: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

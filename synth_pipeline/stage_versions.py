@@ -17,7 +17,7 @@ STAGE_VERSIONS = {
     "tuning": 1,
     "training": 2,
     "evaluation": 3,
-    "scores": 3,
+    "scores": 4,
     "memorisation": 1,
     "report": 4,
 }

@@ -192,7 +192,11 @@ class FullTrainer(Trainer):
         """Bound the norm of the gradient, without a copy of it: it is as large as the model."""
         gradient = self.leaves[0].grad
         assert gradient is not None
-        gradient.mul_((norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1))
+        factor = norm / (torch.linalg.vector_norm(gradient) + 1e-6)
+        # A pass over as much memory as the model has, saved where it would multiply by one. On a
+        # GPU asking would cost more than the pass: it would wait for the gradient.
+        if gradient.is_cuda or factor < 1:
+            gradient.mul_(factor.clamp(max=1))
 
     def close(self) -> None:
         """Nothing to give back: the copy goes with its owner."""

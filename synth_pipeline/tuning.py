@@ -6,8 +6,8 @@ images; the held-out photos are not known here.
 
 import json
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,21 +15,14 @@ import pyarrow.parquet as pq
 
 from synth_pipeline import training
 from synth_pipeline.config import Grid, RecognitionConfig
+from synth_pipeline.errors import StageError
+from synth_pipeline.fold_training import LossError
 from synth_pipeline.picture_store import PictureStore
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.recognition_data import Example
 from synth_pipeline.store import canonical_json, write_in_one_step
 
 CHOSEN = "chosen.json"
-
-
-def points(config: RecognitionConfig) -> list[dict[str, float]]:
-    """Every combination of the grid; what it does not vary is as configured."""
-    rates = config.grid.learning_rate or (config.learning_rate,)
-    decays = config.grid.weight_decay or (config.weight_decay,)
-    return [
-        {"learning_rate": rate, "weight_decay": decay} for rate, decay in product(rates, decays)
-    ]
 
 
 def run(
@@ -47,7 +40,8 @@ def run(
     """Write `tuning.parquet`, one row for each point and fold, and `chosen.json`.
 
     The point with the highest mean validation accuracy is chosen; of equal ones, the one with the
-    lower mean validation loss.
+    lower mean validation loss. A point at which the loss of a fold explodes is not chosen; that
+    fold's loss and accuracy are null.
 
     Args:
         config: with a grid.
@@ -61,13 +55,12 @@ def run(
 
     Raises:
         InputError: as of `training.run`.
-        StageError: as of `training.run`; a rate at which the loss explodes does not belong into
-            the grid.
+        StageError: the loss explodes at every point.
     """
     kept = work_dir / "scores.json" if work_dir else None
     known = json.loads(kept.read_bytes()) if kept and kept.exists() else {}
     rows = []
-    candidates = points(config)
+    candidates = config.points()
     for number, point in enumerate(candidates):
         settings = config.model_copy(update={**point, "grid": Grid()})
         for fold in range(config.folds):
@@ -82,21 +75,43 @@ def run(
                     seed=seed,
                     pictures=pictures,
                 )
-                state = prepared.run(work_dir / "state.pt" if work_dir else None, silent)
-                _, _, loss, top1 = state.history[state.kept_epoch - 1]
-                known[name] = [loss, top1]
+                try:
+                    state = prepared.run(work_dir / "state.pt" if work_dir else None, silent)
+                    known[name] = list(state.history[state.kept_epoch - 1][2:])
+                except LossError:
+                    known[name] = [None, None]
                 if kept:
                     write_in_one_step(kept, canonical_json(known))
             loss, top1 = known[name]
             rows.append({**point, "fold": fold, "validation_loss": loss, "validation_top1": top1})
             progress(len(rows), len(candidates) * config.folds, f"point {number + 1}")
-    means = [
-        np.mean([(r["validation_top1"], -r["validation_loss"]) for r in of_point], axis=0).tolist()
-        for of_point in (
-            rows[start : start + config.folds] for start in range(0, len(rows), config.folds)
+    means = [_mean(rows[n : n + config.folds]) for n in range(0, len(rows), config.folds)]
+    finite = [number for number, mean in enumerate(means) if mean]
+    if not finite:
+        raise StageError(
+            f"{backbone}: the loss is not finite at any point of recognition.grid; give it lower "
+            "learning rates."
         )
-    ]
-    best = max(range(len(candidates)), key=lambda i: means[i])
-    pq.write_table(pa.Table.from_pylist(rows), out_dir / "tuning.parquet")
+    best = max(finite, key=lambda number: means[number])
+    pq.write_table(pa.Table.from_pylist(rows, _ROWS), out_dir / "tuning.parquet")
     (out_dir / CHOSEN).write_text(json.dumps(candidates[best], indent=1) + "\n")
     return {"trainings": len(rows), "validation_top1": means[best][0]}
+
+
+_ROWS = pa.schema(
+    [
+        ("learning_rate", pa.float64()),
+        ("weight_decay", pa.float64()),
+        ("fold", pa.int64()),
+        ("validation_loss", pa.float64()),
+        ("validation_top1", pa.float64()),
+    ]
+)
+
+
+def _mean(folds: Sequence[dict[str, Any]]) -> list[float]:
+    """Mean accuracy and mean negative loss of a point's folds; nothing where one exploded."""
+    if any(row["validation_loss"] is None for row in folds):
+        return []
+    pairs = [(row["validation_top1"], -row["validation_loss"]) for row in folds]
+    return np.mean(pairs, axis=0).tolist()

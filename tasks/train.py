@@ -5,7 +5,7 @@ from typing import Any
 from prefect import task
 from prefect.states import State
 
-from synth_pipeline.study import run_label
+from synth_pipeline.study_recognition import run_label
 from tasks.running import POLICY, make
 
 

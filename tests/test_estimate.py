@@ -62,6 +62,16 @@ def test_without_measurements_the_model_is_asked(finished, tmp_path):
         assert 0.3 < first[stage].size_bytes / stored < 3, stage
 
 
+def test_a_grid_costs_its_points(finished, tmp_path):
+    """Two rates by two decays cost four times what the folds of the smallest scale do."""
+    grid = ("recognition.grid.learning_rate=[1e-3, 1e-4]", "recognition.grid.weight_decay=[0, 0.1]")
+    one_curve = ("selection.scales=[6]", "recognition.regimes=[synthetic]", "seed=4")
+    for root in (tmp_path, finished.root):
+        found = costs(finished.config, root, *one_curve, *grid)
+        assert found["tuning"].basis == found["training"].basis
+        assert found["tuning"].seconds == pytest.approx(4 * found["training"].seconds)
+
+
 def test_the_cost_of_stable_diffusion_is_the_published_one(tmp_path):
     """0.8 TFLOP a forward pass; the phantom base by its weights and latents."""
     base = cost_model.base_cost(resolve_base("embedded").folder)

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from synth_pipeline import tuning
-from synth_pipeline.config import RecognitionConfig, load_config
-from synth_pipeline.errors import InputError
+from synth_pipeline.config import Grid, RecognitionConfig, load_config
+from synth_pipeline.errors import InputError, StageError
 from synth_pipeline.recognition_data import Example
 from synth_pipeline.study import Study
 
@@ -67,6 +67,19 @@ def test_the_best_mean_over_folds_is_chosen_and_it_goes_on_after_a_stop(tune):
         tune("cut", progress=stop)
     for name in ("tuning.parquet", "chosen.json"):
         assert (tune("cut") / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_point_at_which_the_loss_explodes_is_not_chosen(tune):
+    grid = Grid(learning_rate=[1e30, 1e-9], weight_decay=[0.0])
+    done = tune("one", CONFIG.model_copy(update={"grid": grid}))
+    rows = pq.read_table(done / "tuning.parquet").to_pylist()
+    exploded = [row["learning_rate"] for row in rows if row["validation_loss"] is None]
+    assert 1e30 in exploded
+    assert 1e-9 not in exploded
+    assert json.loads((done / "chosen.json").read_bytes())["learning_rate"] == 1e-9
+    grid = Grid(learning_rate=[1e30], weight_decay=[0.0])
+    with pytest.raises(StageError, match=r"any point of recognition\.grid"):
+        tune("none", CONFIG.model_copy(update={"grid": grid}))
 
 
 def test_a_grid_is_a_node_on_which_every_scale_hangs(tmp_path):
