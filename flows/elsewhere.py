@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.dispatch import Dispatcher
 from flows.server import RECOGNIZE, SYNTHESIZE
+from flows.stages import class_nodes_until
 from synth_pipeline.graph import Node
 from synth_pipeline.study import Study
 
@@ -14,23 +15,20 @@ logger = logging.getLogger("synth_pipeline")
 
 def synthesize_elsewhere(opened: Study, classes: Sequence[str], until: str) -> dict[str, str]:
     """Have every class made that is not there, by whoever is free; returns the failed ones."""
-    reach = {"landmarks": 1, "dreambooth": 2, "sampling": 3}.get(until)
     return _made_elsewhere(
         opened,
         SYNTHESIZE,
         "synthesize",
-        {class_id: opened.class_nodes(class_id)[:reach] for class_id in classes},
+        {class_id: class_nodes_until(opened, class_id, until) for class_id in classes},
         {class_id: {"class_id": class_id, "until": until} for class_id in classes},
     )
 
 
 def recognize_elsewhere(opened: Study, classes: Sequence[str]) -> dict[str, str]:
     """Have every backbone trained and evaluated that is not; returns the failed ones."""
-    nodes: dict[str, list[Node]] = {name: [] for name in opened.config.recognition.backbones}
-    for run in opened.runs(classes):
-        folds = range(opened.config.recognition.folds)
-        nodes[run[0]] += [opened.training(classes, *run, fold) for fold in folds]
-        nodes[run[0]].append(opened.evaluation(classes, *run))
+    nodes = {
+        name: opened.backbone_nodes(classes, name) for name in opened.config.recognition.backbones
+    }
     parameters = {name: {"classes": list(classes), "backbone": name} for name in nodes}
     return _made_elsewhere(opened, RECOGNIZE, "recognize", nodes, parameters)
 

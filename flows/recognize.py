@@ -27,14 +27,15 @@ def recognize(
     """Train and evaluate one backbone in every regime and at every scale."""
     try:
         with at_work(root, name) as here:
-            return _recognize(here, name, classes, backbone)
+            return backbone_steps(here, name, classes, backbone)
     except InputError as error:
         return Failed(message=str(error), data=error)
 
 
-def _recognize(
+def backbone_steps(
     root: str, name: str, classes: list[str], backbone: str
 ) -> dict[str, Any] | State[Any]:
+    """The tasks of one backbone, in the flow that is running."""
     study = open_study(root, name)
     for run in study.runs(classes):
         if run[0] != backbone:

@@ -8,13 +8,13 @@ import logging
 from typing import Any
 
 from prefect import flow
-from prefect.states import Failed, State
+from prefect.states import Completed, Failed, State
 
 from flows.elsewhere import recognize_elsewhere, synthesize_elsewhere
 from flows.production import production
-from flows.recognize import recognize
-from flows.stages import STAGES
-from flows.synthesize_class import synthesize_class
+from flows.recognize import backbone_steps, recognize
+from flows.stages import STAGES, class_nodes_until
+from flows.synthesize_class import class_steps, synthesize_class
 from synth_pipeline.errors import InputError
 from synth_pipeline.study import Study
 from tasks.audit_copies import audit_copies
@@ -105,7 +105,11 @@ def _run_stage(
         backbones = opened.config.recognition.backbones
         for done, backbone in enumerate(backbones, start=1):
             logger.info("backbone %d/%d: %s", done, len(backbones), backbone)
-            _go_on(recognize(root, name, classes, backbone, return_state=True))
+            nodes = opened.backbone_nodes(classes, backbone)
+            if all(opened.is_made(node) for node in nodes):
+                _go_on(_as_state(backbone_steps(root, name, classes, backbone)))
+            else:
+                _go_on(recognize(root, name, classes, backbone, return_state=True))
     elif stage == "report":
         _go_on(publish_report(root, name, classes, failed, return_state=True))
     return {}
@@ -140,11 +144,19 @@ def _synthesize(
         if (done - 1) % at_once == 0 and until != "landmarks":
             _tune_together(opened, root, name, classes[done - 1 : done - 1 + at_once])
         logger.info("class %d/%d: %s", done, len(classes), class_id)
-        state = synthesize_class(root, name, class_id, until, return_state=True)
+        # A flow takes longer to begin than tasks do that find everything cached.
+        if all(opened.is_made(node) for node in class_nodes_until(opened, class_id, until)):
+            state = _as_state(class_steps(root, name, class_id, until))
+        else:
+            state = synthesize_class(root, name, class_id, until, return_state=True)
         if not state.is_completed():
             found[class_id] = state.message or "failed; see the run's log"
             logger.error("class %s failed: %s", class_id, found[class_id])
     return found
+
+
+def _as_state(done: dict[str, Any] | State[Any]) -> State[Any]:
+    return done if isinstance(done, State) else Completed(data=done)
 
 
 def _tune_together(opened: Study, root: str, name: str, classes: list[str]) -> None:

@@ -27,14 +27,15 @@ def synthesize_class(
     """Make all of one class, or as far as the stage `until`; a failure is the class's own."""
     try:
         with at_work(root, name) as here:
-            return _synthesize(here, name, class_id, until)
+            return class_steps(here, name, class_id, until)
     except InputError as error:
         return Failed(message=str(error), data=error)
 
 
-def _synthesize(
+def class_steps(
     root: str, name: str, class_id: str, until: str | None
 ) -> dict[str, Any] | State[Any]:
+    """The tasks of one class, in the flow that is running."""
     steps = {
         "landmarks": lambda: find_landmarks(root, name, class_id, "real", return_state=True),
         "class-images": lambda: make_class_images(root, name, return_state=True),

@@ -8,6 +8,7 @@ artifact (one class of the case set), so that a change elsewhere in it is no cha
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -232,7 +233,7 @@ class Graph:
             version=node.version,
             parameters=node.parameters,
             inputs=digests,
-            libraries={name: version(name) for name in node.libraries},
+            libraries={name: _version(name) for name in node.libraries},
         )
         return Resolved(recipe, self.store.look(recipe))
 
@@ -256,6 +257,12 @@ class Graph:
                 newest.setdefault(manifest["label"], manifest)
         before = self._newest[recipe.stage].get(recipe.label)
         return "; ".join(_differences(before, recipe)) if before else ""
+
+
+@cache
+def _version(library: str) -> str:
+    # Each asking parses a file, and a large study asks thousands of times.
+    return version(library)
 
 
 def _differences(manifest: Mapping[str, Any], recipe: Recipe) -> list[str]:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from synth_pipeline import cases, models, registry_cases, synthetic_set
-from synth_pipeline.config import Grid
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output
@@ -111,14 +110,8 @@ class Study(RecognitionOfStudy):
         yield from (self.ranking(classes), self.copies(classes))
         for strategy in self.strategies():
             yield self.selection(classes, strategy)
-        tuned = self.config.recognition.grid != Grid()
-        for run in self.runs(classes):
-            if tuned:
-                # Once for all scales: the graph knows a node that was there before.
-                yield self.tuning(classes, *run[:2])
-            for fold in range(self.config.recognition.folds):
-                yield self.training(classes, *run, fold)
-            yield self.evaluation(classes, *run)
+        for backbone in self.config.recognition.backbones:
+            yield from self.backbone_nodes(classes, backbone)
         yield self.scores(classes)
         yield self.memorisation(classes)
 

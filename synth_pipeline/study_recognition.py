@@ -165,6 +165,21 @@ class RecognitionOfStudy(SelectionOfStudy):
             libraries=(*TORCH, "timm"),
         )
 
+    def backbone_nodes(self, classes: Sequence[str], backbone: str) -> list[Node]:
+        """What is made for one backbone, in order."""
+        settings = self.config.recognition
+        found: dict[str, Node] = {}
+        for run in self.runs(classes):
+            if run[0] != backbone:
+                continue
+            if settings.grid != Grid():
+                # The same for all scales.
+                tuning = self.tuning(classes, *run[:2])
+                found[tuning.name] = tuning
+            folds = [self.training(classes, *run, fold) for fold in range(settings.folds)]
+            found |= {node.name: node for node in (*folds, self.evaluation(classes, *run))}
+        return list(found.values())
+
     def _images(self, classes: Sequence[str], regime: str, scale: int | None) -> tuple[Input, ...]:
         """What a recogniser learns from."""
         inputs: list[Input] = []
