@@ -17,13 +17,10 @@ from tests.engine.study_files import write_study
 # Debian keeps them off the path; the newest is taken (15 on Debian 12).
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not POSTGRES or shutil.which("redis-server") is None,
-        reason="needs Debian's packages postgresql and redis-server: make databases",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not POSTGRES or shutil.which("redis-server") is None,
+    reason="needs Debian's packages postgresql and redis-server: make databases",
+)
 
 
 class Databases:
