@@ -64,7 +64,6 @@ def test_a_deployment_of_another_version(stack, tmp_path):
         stack.deploy()
 
 
-@pytest.mark.slow
 def test_no_worker_takes_anything(stack, tmp_path):
     """It is said, with the command; and when one comes, the study goes on."""
     config = write_study(tmp_path, "lonely", 2)
@@ -96,7 +95,6 @@ def test_a_store_that_is_not_shared(stack, tmp_path):
     assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.slow
 def test_a_full_disk_on_one_worker(stack, tmp_path):
     config = write_study(tmp_path, "full", 3)
     stack.start_worker("full", STAND_IN_FULL_DISK="yes")
