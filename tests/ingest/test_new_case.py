@@ -43,6 +43,8 @@ class Server:
             "PREFECT_SERVER_API_AUTH_STRING": self.secret,
             "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            # Schedules are looked at every three seconds; by default it is a minute.
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PYTHONPATH": str(ROOT),
@@ -169,11 +171,15 @@ def test_a_new_photo_starts_the_study_and_touches_one_class(
     inbox = tmp_path / "inbox"
     drop(inbox, name, landmark_model, tmp_path / "scratch")
 
-    # What the schedule does at night.
+    # A schedule as the deployment has one, but for nights of half a minute.
     nightly = server.ask("GET", "/deployments/name/ingest-cases/nightly")
-    assert nightly["schedules"]
-    asked = {"parameters": {"name": "small", "settle_s": 0.5}}
-    server.ask("POST", f"/deployments/{nightly['id']}/create_flow_run", asked)
+    assert [each["schedule"]["cron"] for each in nightly["schedules"]] == ["0 2 * * *"]
+    often = {
+        "active": True,
+        "schedule": {"interval": 30},
+        "parameters": {"name": "small", "settle_s": 0.5},
+    }
+    server.ask("POST", f"/deployments/{nightly['id']}/schedules", [often])
 
     production = server.ask("GET", "/deployments/name/study/production")
     of_the_study = {"flow_runs": {"deployment_id": {"any_": [production["id"]]}}}
