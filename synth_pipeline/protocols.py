@@ -1,7 +1,6 @@
 """How a fold is trained: the published settings, and ours.
 
-The numbers of `tuned` are customary ones; that they are better was not measured yet
-(docs/decisions/0015).
+The numbers of `tuned` are customary ones, and not shown to be better (docs/decisions/0015).
 """
 
 import math
