@@ -7,7 +7,6 @@ from prefect.states import Failed, State
 
 from flows.at_work import at_work
 from flows.states import failed_like
-from synth_pipeline.config import Grid
 from synth_pipeline.errors import InputError
 from tasks.evaluate import evaluate
 from tasks.running import open_study
@@ -40,7 +39,7 @@ def backbone_steps(
     for run in study.runs(classes):
         if run[0] != backbone:
             continue
-        if study.config.recognition.grid != Grid():
+        if study.config.recognition.tunes:
             state = tune(root, name, classes, *run[:2], return_state=True)
             if not state.is_completed():
                 return failed_like(state)

@@ -249,6 +249,11 @@ class RecognitionConfig(Section):
         60, ge=0, description="a killed fold goes on from here", json_schema_extra=_SPEED
     )
 
+    @property
+    def tunes(self) -> bool:
+        """Whether hyper-parameters are chosen before the folds are trained."""
+        return self.grid != Grid()
+
     def points(self) -> list[dict[str, float]]:
         """Every combination of the grid; what it does not vary is as configured."""
         rates = self.grid.learning_rate or (self.learning_rate,)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from synth_pipeline import cases, selection, synthetic_set
-from synth_pipeline.config import Grid, Strategy
+from synth_pipeline.config import Strategy
 from synth_pipeline.graph import WORK, Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output, file_sha256
@@ -116,7 +116,7 @@ class RecognitionOfStudy(SelectionOfStudy):
             return Output(measurements=done)
 
         inputs = list(self._images(classes, regime, scale))
-        if self.config.recognition.grid != Grid():
+        if self.config.recognition.tunes:
             inputs.append(Input("tuning", self.tuning(classes, backbone, regime), "chosen"))
         return self._node(
             "training",
@@ -172,7 +172,7 @@ class RecognitionOfStudy(SelectionOfStudy):
         for run in self.runs(classes):
             if run[0] != backbone:
                 continue
-            if settings.grid != Grid():
+            if settings.tunes:
                 # The same for all scales.
                 tuning = self.tuning(classes, *run[:2])
                 found[tuning.name] = tuning
