@@ -42,7 +42,12 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One artifact to be made: a stage for one class, one fold, or the whole study."""
+    """One artifact to be made: a stage for one class, one fold, or the whole study.
+
+    Attributes:
+        key_label: the label in the key, by input name and parts of that artifact, where the node's
+            own would part what is the same; none takes the node's own.
+    """
 
     stage: str
     label: str
@@ -52,6 +57,7 @@ class Node:
     inputs: tuple[Input, ...] = ()
     libraries: tuple[str, ...] = ()
     resumable: bool = False
+    key_label: Callable[[Mapping[str, Mapping[str, str]]], str] | None = None
 
     @property
     def name(self) -> str:
@@ -219,6 +225,7 @@ class Graph:
 
     def _resolve(self, node: Node) -> Resolved:
         digests: dict[str, str] = {}
+        parts: dict[str, Mapping[str, str]] = {}
         for item in node.inputs:
             if not item.keyed:
                 continue
@@ -227,9 +234,10 @@ class Graph:
                 reason = f"waits for {item.node.name}"
                 return Resolved(None, Looked("missing", reason=reason))
             digests[item.name] = artifact.parts[item.part] if item.part else artifact.digest
+            parts[item.name] = artifact.parts
         recipe = Recipe(
             stage=node.stage,
-            label=node.label,
+            label=node.key_label(parts) if node.key_label else node.label,
             version=node.version,
             parameters=node.parameters,
             inputs=digests,

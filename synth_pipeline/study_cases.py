@@ -189,9 +189,12 @@ class CasesOfStudy:
         inputs: tuple[Input, ...] = (),
         libraries: tuple[str, ...] = (),
         resumable: bool = False,
+        key_label: Callable[[Mapping[str, Mapping[str, str]]], str] | None = None,
     ) -> Node:
         version = STAGE_VERSIONS[stage]
-        return Node(stage, label, version, parameters, body, inputs, libraries, resumable)
+        return Node(
+            stage, label, version, parameters, body, inputs, libraries, resumable, key_label
+        )
 
 
 def without(section: dict[str, Any], *names: str) -> dict[str, Any]:

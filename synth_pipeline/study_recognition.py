@@ -93,8 +93,17 @@ class RecognitionOfStudy(SelectionOfStudy):
     def training(
         self, classes: Sequence[str], backbone: str, regime: str, scale: int | None, fold: int
     ) -> Node:
-        """One fold of one recogniser."""
+        """One fold of one recogniser.
+
+        Where fewer images passed than a scale asks for, it holds what a smaller one does, and is
+        one training with it: trained anew elsewhere, the same images differ by rounding, which a
+        curve over scales would show as a gain or a loss.
+        """
         settings, seed = self.config.recognition, self.config.seed
+
+        def key_label(parts: Mapping[str, Mapping[str, str]]) -> str:
+            alike = scale if scale is None else _smallest_alike(parts["selection"], scale)
+            return f"{run_label(backbone, regime, alike)} fold {fold + 1}"
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
             from synth_pipeline import training
@@ -126,6 +135,7 @@ class RecognitionOfStudy(SelectionOfStudy):
             inputs=tuple(inputs),
             libraries=(*TORCH, "timm"),
             resumable=True,
+            key_label=key_label,
         )
 
     @once
@@ -241,6 +251,12 @@ class RecognitionOfStudy(SelectionOfStudy):
                 for pick in selection.load(inputs["selection"])[scale]
             ]
         return found
+
+
+def _smallest_alike(parts: Mapping[str, str], scale: int) -> int:
+    """The smallest scale with the images of this one."""
+    wanted = parts[f"scale/{scale}"]
+    return min(int(name.partition("/")[2]) for name, digest in parts.items() if digest == wanted)
 
 
 def _strategy(regime: str) -> Strategy | None:

@@ -146,3 +146,44 @@ def test_what_does_not_hang_on_a_made_node_is_not_looked_at_again(tmp_path):
         return store.looks
 
     assert looks(40) < 2.5 * looks(20)
+
+
+def test_what_hangs_on_the_same_content_is_made_once(tmp_path):
+    """Two nodes whose key leaves out what they are called; planned before either is made."""
+    graph, ran = Graph(Store(tmp_path)), []
+
+    def make_source(inputs, out_dir, progress):
+        (out_dir / "file").write_text("x")
+        return Output(parts={"few": "a", "many": "a", "most": "b"})
+
+    def make_training(inputs, out_dir, progress):
+        ran.append(1)
+        (out_dir / "weights").write_text("w")
+        return Output()
+
+    def first_alike(part):
+        def label(parts):
+            return min(name for name, d in parts["source"].items() if d == parts["source"][part])
+
+        return label
+
+    source = Node("source", "", 1, {}, make_source)
+    few, many, most = (
+        Node(
+            "training",
+            part,
+            1,
+            {},
+            make_training,
+            (Input("source", source, part),),
+            key_label=first_alike(part),
+        )
+        for part in ("few", "many", "most")
+    )
+    graph.make(source)
+    assert [row.status for row in graph.plan([few, many, most])] == ["run"] * 3
+    executed = [graph.make(node)[1] for node in (few, many, most)]
+    assert executed == [True, False, True]
+    assert len(ran) == 2
+    assert graph.artifact(few).path == graph.artifact(many).path
+    assert [row.status for row in graph.plan([few, many, most])] == ["cached"] * 3

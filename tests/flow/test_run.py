@@ -248,6 +248,19 @@ def test_a_scale_that_is_added_trains_only_that_scale(finished, tmp_path):
     ]
 
 
+def test_a_scale_that_cannot_be_filled_is_the_training_of_the_one_below(finished):
+    study = Study(load_config(finished.config), finished.root)
+    selected = study.graph.artifact(study.selection(study.case_set.classes))
+    few, many = (
+        study.training(study.case_set.classes, "test_resnet", "synthetic", scale, 0)
+        for scale in (6, 12)
+    )
+    assert few.key_label({"selection": selected.parts}) == few.label
+    assert many.key_label({"selection": selected.parts}) == many.label
+    alike = {**selected.parts, "scale/12": selected.parts["scale/6"]}
+    assert many.key_label({"selection": alike}) == few.label
+
+
 def test_a_backbone_that_looks_at_pictures_touches_ranking_and_audit_only(finished, tmp_path):
     shutil.copytree(finished.root / "store", tmp_path / "store")
     looks = [f"{stage}.backbone=test_resnet" for stage in ("ranking", "copies")]
