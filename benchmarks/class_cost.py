@@ -14,6 +14,10 @@ The last line is JSON; `ratio` is seconds per class, theirs over ours; for each 
 show a face, the share whose nearest of twelve prototypes is their own, the mean rank of their own
 (no face counts as last), and their `spread`: how far they lie from the mean of their class, as a
 share of what the photos do (cheaper images that are all alike would be no gain).
+
+Images that repeat a photo are nearest to their prototype without fail, and may not be used. So for
+each way also the share that the copy audit withholds, the share that is `usable` (neither withheld
+nor nearer to another prototype), and the seconds for one such image.
 """
 
 import argparse
@@ -28,7 +32,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks import published_way
-from synth_pipeline import dreambooth, embeddings, landmarks, ranking, sampling
+from synth_pipeline import copies, dreambooth, embeddings, landmarks, ranking, sampling
 from synth_pipeline.base_model import BaseModel, resolve_base
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.loaded_base import load_base, load_pipeline
@@ -75,6 +79,9 @@ def main() -> None:
             name = "published" if way == "theirs" else way
             for what, value in _quality(config, photos, made, model, folder / f"{way}-q").items():
                 figures[f"{name}_{what}"] = value
+            seconds = theirs_s if way == "theirs" else ours_s
+            usable = IMAGES * figures[f"{name}_usable"]
+            figures[f"{name}_s_per_usable"] = seconds / usable if usable else None
     print(json.dumps(figures))
 
 
@@ -167,7 +174,10 @@ def _quality(
     ranked = folder / "ranking"
     ranked.mkdir()
     ranking.run(config.ranking, real=real, synthetic=synthetic, out_dir=ranked)
-    ranks = pq.read_table(ranked / "ranking.parquet")["true_class_rank"].to_pylist()
+    table = pq.read_table(ranked / "ranking.parquet").to_pylist()
+    ranks = [row["true_class_rank"] for row in table]
+    nearest = {(row["class_id"], row["index"]) for row in table if row["true_class_rank"] == 1}
+    withheld = _copies(config, photos, made, real, synthetic, model, folder / "copies")
     points = {name: _points(folder) for name, folder in real.items()}
     labels = [number for number, faces in enumerate(points.values()) for _ in faces]
     population = embeddings.fit(
@@ -180,7 +190,40 @@ def _quality(
         "faces": float(np.mean([rank is not None for rank in ranks])),
         "top1": float(np.mean([rank == 1 for rank in ranks])),
         "mean_rank": float(np.mean([CONDITIONS if rank is None else rank for rank in ranks])),
+        "withheld": len(withheld) / len(ranks),
+        "usable": len(nearest - withheld) / len(ranks),
     }
+
+
+def _copies(
+    config: StudyConfig,
+    photos: dict[str, list[Path]],
+    made: dict[str, Path],
+    real: dict[str, Path],
+    synthetic: dict[str, Path],
+    model: Path,
+    folder: Path,
+) -> set[tuple[str, int]]:
+    """Class and index of the images that the copy audit withholds."""
+    folder.mkdir()
+    copies.run(
+        config.copies,
+        # Every phantom is a person of its own.
+        real={
+            name: [(path.stem, f"{name} {path.stem}", path) for path in files]
+            for name, files in photos.items()
+        },
+        synthetic={
+            name: [(int(path.stem), path) for path in sorted(place.glob("*.png"))]
+            for name, place in made.items()
+        },
+        real_landmarks=real,
+        synthetic_landmarks={name: synthetic[name] for name in made},
+        landmark_model=model,
+        out_dir=folder,
+    )
+    rows = pq.read_table(folder / "copies.parquet").to_pylist()
+    return {(row["class_id"], row["index"]) for row in rows if row["copy"] is not False}
 
 
 def _points(folder: Path) -> np.ndarray:
