@@ -79,9 +79,8 @@ def main() -> None:
             name = "published" if way == "theirs" else way
             for what, value in _quality(config, photos, made, model, folder / f"{way}-q").items():
                 figures[f"{name}_{what}"] = value
-            seconds = theirs_s if way == "theirs" else ours_s
             usable = IMAGES * figures[f"{name}_usable"]
-            figures[f"{name}_s_per_usable"] = seconds / usable if usable else None
+            figures[f"{name}_s_per_usable"] = figures[f"{name}_s"] / usable if usable else None
     print(json.dumps(figures))
 
 

@@ -101,9 +101,11 @@ class RecognitionOfStudy(SelectionOfStudy):
         """
         settings, seed = self.config.recognition, self.config.seed
 
+        def label(of_scale: int | None) -> str:
+            return f"{run_label(backbone, regime, of_scale)} fold {fold + 1}"
+
         def key_label(parts: Mapping[str, Mapping[str, str]]) -> str:
-            alike = scale if scale is None else _smallest_alike(parts["selection"], scale)
-            return f"{run_label(backbone, regime, alike)} fold {fold + 1}"
+            return label(scale if scale is None else _smallest_alike(parts["selection"], scale))
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
             from synth_pipeline import training
@@ -129,7 +131,7 @@ class RecognitionOfStudy(SelectionOfStudy):
             inputs.append(Input("tuning", self.tuning(classes, backbone, regime), "chosen"))
         return self._node(
             "training",
-            f"{run_label(backbone, regime, scale)} fold {fold + 1}",
+            label(scale),
             {**self._recognition(classes, backbone, regime), "fold": fold, "seed": seed},
             body,
             inputs=tuple(inputs),
