@@ -1,7 +1,7 @@
-"""What a fine-tuning reads, computed once: latents of the photos, embeddings of the prompts."""
+"""What a fine-tuning reads, computed once: latents of photos or morphs, numbers of the prompts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageOps
 
+from synth_pipeline import morphs
 from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.loaded_base import LoadedBase
 
@@ -30,7 +31,11 @@ class Latents:
 
 
 def read_latents(
-    loaded: LoadedBase, images: Sequence[Path], resolution_px: int, class_id: str
+    loaded: LoadedBase,
+    images: Sequence[Path],
+    resolution_px: int,
+    class_id: str,
+    points_px: np.ndarray | None = None,
 ) -> Latents:
     """Read and encode a class's photos.
 
@@ -40,15 +45,19 @@ def read_latents(
             and no crop, because asymmetry is phenotype.
         resolution_px: width and height to train at.
         class_id: named when a photo cannot be read.
+        points_px: (N, 478, 3) the photos' landmarks, not-a-number where there is no face: morphs
+            of the photos with a face are encoded instead of the photos. Fewer than two of these
+            cannot be morphed; the photos themselves are encoded then.
 
     Raises:
         ClassFailedError: a file is no picture.
     """
-    pixels, enlarged = [], 0
+    pixels, sizes_px, enlarged = [], [], 0
     for path in images:
         image = _read(path, class_id)
         enlarged += max(image.size) < resolution_px
         pixels.append(_square(image, resolution_px))
+        sizes_px.append(image.size)
     if enlarged:
         logger.info(
             "class %s: %d of %d photos are smaller than %d px and are enlarged",
@@ -57,7 +66,19 @@ def read_latents(
             len(pixels),
             resolution_px,
         )
-    return _encode(loaded.pipeline, torch.from_numpy(np.stack(pixels)))
+    if points_px is None:
+        return _encode(loaded.pipeline, pixels)
+    placed_px = _placed(points_px, sizes_px, resolution_px)
+    faces = np.flatnonzero(np.isfinite(placed_px).all(axis=(1, 2)))
+    if len(faces) < 2:
+        logger.warning(
+            "class %s: fewer than two photos show a face, so there is nothing to morph; it learns "
+            "from the photos themselves",
+            class_id,
+        )
+        return _encode(loaded.pipeline, pixels)
+    shown = np.stack([pixels[place] for place in faces])
+    return _encode(loaded.pipeline, morphs.morphs(shown, placed_px[faces]))
 
 
 #: The last that were encoded; by value, so that no copy of a base model is kept alive.
@@ -110,11 +131,20 @@ def _square(image: Image.Image, size_px: int) -> np.ndarray:
     return (np.asarray(padded, np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
 
+def _placed(points_px: np.ndarray, sizes_px: Sequence[tuple[int, int]], size_px: int) -> np.ndarray:
+    """Where landmarks of photos lie in what `_square` makes of them, (N, 478, 2)."""
+    sizes_N12 = np.array(sizes_px, np.float32)[:, None]
+    scale_N11 = size_px / sizes_N12.max(axis=2, keepdims=True)
+    # The longer side fills the square; the shorter lies in its middle.
+    return points_px[:, :, :2] * scale_N11 + (size_px - sizes_N12 * scale_N11) / 2
+
+
 @torch.no_grad()
-def _encode(pipeline: StableDiffusionPipeline, pixels_NCHW: torch.Tensor) -> Latents:
+def _encode(pipeline: StableDiffusionPipeline, pixels_CHW: Iterable[np.ndarray]) -> Latents:
     means, deviations = [], []
-    for image_CHW in pixels_NCHW:  # one at a time: at 512 px the encoder is what fills the memory
-        posterior = pipeline.vae.encode(image_CHW[None].to(pipeline.device)).latent_dist
+    for image_CHW in pixels_CHW:  # one at a time: at 512 px the encoder is what fills the memory
+        image_1CHW = torch.from_numpy(image_CHW)[None].to(pipeline.device)
+        posterior = pipeline.vae.encode(image_1CHW).latent_dist
         means.append(posterior.mean.float())
         deviations.append(posterior.std.float())
     scale = pipeline.vae.config.scaling_factor

@@ -167,7 +167,7 @@ class Learning:
             shape = (count, *source.mean.shape[1:])
             who = derived_seed(seed, kind)
             chosen = torch.tensor([spread.turn(len(source.mean), n, who) for n in places])
-            at = torch.tensor([spread.time(self.noiser.times, n, who) for n in places])
+            at = self.noiser.times([spread.share(n, who) for n in places])
             deviation = torch.randn(shape, generator=generator).to(device)
             noise = torch.randn(shape, generator=generator).to(device)
             chosen, at = chosen.to(device), at.to(device)

@@ -96,6 +96,9 @@ class DreamBoothConfig(Section):
     revision: str | None = Field(None, description="hub revision; a commit makes it reproducible")
     method: Literal["lora", "full"] = "lora"
     instance_prompt: str = "photo of a {class_name} child"
+    morphs: bool = Field(
+        False, description="learn from morphs of a class's photos instead of the photos themselves"
+    )
     steps: int = Field(800, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "constant"

@@ -1,9 +1,9 @@
 """Fine-tune classes: DreamBooth (Ruiz et al. 2023, section 3), by LoRA or in full.
 
-What does not change is computed once: the latents' distributions of the training photos, the
-class images of prior preservation, and the prompts' embeddings where the text encoder does not
-learn. LoRA learns several concepts in one batch; each has its own random numbers, its own gradient
-bound and its own moments, so it learns what it would learn alone.
+What does not change is computed once: the latents' distributions of the training photos or of
+their morphs, the class images of prior preservation, and the prompts' embeddings where the text
+encoder does not learn. LoRA learns several concepts in one batch; each has its own random numbers,
+its own gradient bound and its own moments, so it learns what it would learn alone.
 
 Shapes: K concepts, B samples of each in a step.
 """
@@ -45,6 +45,8 @@ class Concept:
         work_dir: a folder for the state, saved every `checkpoint_steps`; run again with the same
             one, a killed training goes on and ends with the same weights (on a processor, bit for
             bit). It remembers faces too. None keeps no state.
+        points_px: (N, 478, 3) landmarks of the photos, not-a-number without a face; needed where
+            `config.morphs` is on.
     """
 
     class_id: str
@@ -52,6 +54,7 @@ class Concept:
     images: Sequence[Path]
     out_dir: Path
     work_dir: Path | None = None
+    points_px: np.ndarray | None = None
 
 
 def run(
@@ -64,6 +67,7 @@ def run(
     seed: int,
     out_dir: Path,
     work_dir: Path | None = None,
+    points_px: np.ndarray | None = None,
     class_images: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
@@ -78,6 +82,7 @@ def run(
         seed: of the study.
         out_dir: see `Concept`.
         work_dir: see `Concept`.
+        points_px: see `Concept`.
         class_images: a `class-images` artifact, where `config.prior_weight` is above 0.
         progress: told after each step.
 
@@ -89,7 +94,7 @@ def run(
         StageError: the loss is not finite (raised before the weights move), or the memory is too
             small for a smaller batch too.
     """
-    concept = Concept(class_id, class_name, images, out_dir, work_dir)
+    concept = Concept(class_id, class_name, images, out_dir, work_dir, points_px)
     done = run_together(
         config, [concept], base=base, seed=seed, class_images=class_images, progress=progress
     )[class_id]
@@ -155,7 +160,9 @@ def _task(config: DreamBoothConfig, concept: Concept, base: BaseModel, seed: int
     class_id = concept.class_id
     prompt = config.instance_prompt.format(class_name=concept.class_name)
     hashes = sorted(file_sha256(path) for path in concept.images)
-    whose = [config.key_slice(), base.identity, prompt, class_id, seed, hashes]
+    points_px = concept.points_px if config.morphs else None
+    points = sha256(points_px.tobytes()).hexdigest() if points_px is not None else None
+    whose = [config.key_slice(), base.identity, prompt, class_id, seed, hashes, points]
     learner = Learner(
         class_id=class_id,
         prompt=prompt,
@@ -250,7 +257,13 @@ class _Attempt:
             concept = task.concept
             try:
                 latents.append(
-                    read_latents(loaded, concept.images, resolution_px, concept.class_id)
+                    read_latents(
+                        loaded,
+                        concept.images,
+                        resolution_px,
+                        concept.class_id,
+                        concept.points_px if config.morphs else None,
+                    )
                 )
                 readable.append(task)
             except ClassFailedError as error:

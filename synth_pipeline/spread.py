@@ -1,4 +1,4 @@
-"""Which picture and which time the n-th sample of a training has: drawn by chance, spread evenly.
+"""Which picture the n-th sample of a training has, and where among all times: spread evenly.
 
 Independent draws leave gaps and repeat themselves; a short training of few pictures is noisier by
 that. Both functions depend on nothing but their arguments, so a training goes on from any step.
@@ -25,19 +25,18 @@ def turn(pictures: int, n: int, seed: int) -> int:
     return _round(pictures, n // pictures, seed)[n % pictures]
 
 
-def time(times: int, n: int, seed: int) -> int:
-    """The time of the n-th sample, 0 to `times` - 1: any few in a row cover all of them.
+def share(n: int, seed: int) -> float:
+    """The n-th sample's place among all times, 0 to 1 without 1: any few in a row cover all of it.
 
     As in Kingma et al. 2021 (Variational Diffusion Models, appendix I.1), who spread the times of
     a batch; here the batches follow one another too, because they are small.
 
     Args:
-        times: how many there are.
         n: of the sample, from 0.
         seed: where the sequence begins.
     """
     begin = random.Random(derived_seed(seed, "time")).random()
-    return int((begin + n * _GOLDEN) % 1 * times)
+    return (begin + n * _GOLDEN) % 1
 
 
 @lru_cache(maxsize=256)

@@ -8,9 +8,9 @@ planning a study must not import torch.
 STAGE_VERSIONS = {
     "cases": 2,
     "landmarks": 3,
-    "class-images": 1,
-    "dreambooth": 4,
-    "sampling": 2,
+    "class-images": 2,
+    "dreambooth": 5,
+    "sampling": 3,
     "ranking": 2,
     "copies": 2,
     "selection": 2,

@@ -139,6 +139,7 @@ class SynthesisOfStudy(CasesOfStudy):
             body,
             inputs=(
                 Input("cases", self.cases(), f"train/{class_id}"),
+                *([Input("landmarks", self.landmarks_real(class_id))] if settings.morphs else []),
                 *([Input("class-images", self.class_images())] if settings.prior_weight else []),
             ),
             libraries=DIFFUSION,
@@ -168,18 +169,24 @@ class SynthesisOfStudy(CasesOfStudy):
         self, runs: Sequence[tuple[str, Mapping[str, Path], Path]], progress: Progress
     ) -> list[Output | SynthPipelineError]:
         """Fine-tune classes together: of each its id, its inputs and its folder."""
-        from synth_pipeline import dreambooth
+        from synth_pipeline import dreambooth, landmarks
 
         concepts = []
         for class_id, inputs, out_dir in runs:
             case_set = cases.load(inputs["cases"])
+            photos = case_set.train(class_id)
+            points_px = None
+            if self.config.dreambooth.morphs:
+                ids = [photo.case_id for photo in photos]
+                points_px = landmarks.points_of(inputs["landmarks"], ids)
             concepts.append(
                 dreambooth.Concept(
                     class_id=class_id,
                     class_name=case_set.class_name(class_id),
-                    images=[case.path for case in case_set.train(class_id)],
+                    images=[photo.path for photo in photos],
                     out_dir=out_dir,
                     work_dir=inputs[WORK],
+                    points_px=points_px,
                 )
             )
         done = dreambooth.run_together(

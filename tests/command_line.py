@@ -15,7 +15,7 @@ seed: 3
 cases:
   format: csv
   source: {source}
-dreambooth: {{steps: 3, learning_rate: 0.0005, batch_size: 2, rank: 2}}
+dreambooth: {{morphs: true, steps: 3, learning_rate: 0.0005, batch_size: 2, rank: 2}}
 sampling: {{images_per_class: 6, steps: 6, guidance_scale: 2.0, scheduler: base, batch_size: 6}}
 selection: {{scales: [6, 12]}}
 recognition:

@@ -222,26 +222,40 @@ def test_which_layers_are_adapted():
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_min_snr_weights_are_the_papers(kind):
+def test_min_snr_is_the_papers_by_how_often_a_time_is_drawn(kind):
     scheduler = DDIMScheduler(prediction_type=kind, beta_schedule="scaled_linear")
-    at = torch.arange(0, 1000, 7)
-    shape = (len(at), 2, 3, 3)
+    shape = (1000, 2, 3, 3)
     latents, noise, predicted = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
-    plain = Noiser(scheduler, None).loss(predicted, latents, noise, at)
-    weighted = Noiser(scheduler, 5.0).loss(predicted, latents, noise, at)
-    signal = scheduler.alphas_cumprod[at]
+    # An error that grows with the time, so that it matters which times are drawn.
+    predicted *= torch.linspace(0, 3, 1000)[:, None, None, None]
+    plain, min_snr = Noiser(scheduler, None), Noiser(scheduler, 5.0)
+    signal = scheduler.alphas_cumprod
     snr = signal / (1 - signal)
     # Hang et al. 2023: the loss on the clean picture weighs min(SNR, 5); on the noise that is
     # divided by the SNR, on the velocity by SNR + 1.
-    divisor = snr if kind == "epsilon" else snr + 1
-    torch.testing.assert_close(weighted, plain * torch.minimum(snr, torch.tensor(5.0)) / divisor)
+    weight = torch.minimum(snr, torch.tensor(5.0)) / (snr if kind == "epsilon" else snr + 1)
+    weighted = plain.loss(predicted, latents, noise, torch.arange(1000)) * weight
+    at = min_snr.times([(n + 0.5) / 50_000 for n in range(50_000)])
+    drawn = min_snr.loss(predicted[at], latents[at], noise[at], at)
+    torch.testing.assert_close(drawn.mean(), weighted.mean(), rtol=2e-3, atol=0)
+    often = torch.bincount(at, minlength=1000) / len(at)
+    torch.testing.assert_close(often, weight / weight.sum(), rtol=0, atol=1.01 / len(at))
+
+
+def test_without_min_snr_times_are_drawn_alike():
+    noiser = Noiser(DDIMScheduler(), None)
+    shares = [0.0, 0.12345, 0.5005, 0.9995, 1 - 2**-53]
+    assert noiser.times(shares).tolist() == [0, 123, 500, 999, 999]
 
 
 def test_min_snr_bears_pure_noise():
-    scheduler = load_base(resolve_base("embedded")).pipeline.scheduler
-    noiser = Noiser(scheduler, 5.0)
-    x = torch.ones(1, 8, 4, 4)
-    assert torch.isfinite(noiser.loss(x, x, x, torch.tensor([999]))).all()
+    """A time without any signal is not divided by; as a velocity it is never drawn."""
+    for kind in ("epsilon", "v_prediction"):
+        noiser = Noiser(DDIMScheduler(prediction_type=kind, rescale_betas_zero_snr=True), 5.0)
+        x = torch.ones(1, 8, 4, 4)
+        last = noiser.times([1 - 2**-53])
+        assert torch.isfinite(noiser.loss(x, x, x, last)).all()
+        assert torch.isfinite(noiser.weights).all()
 
 
 def test_the_average_lies_between_where_it_began_and_where_it_ended(learn, phantom_files):

@@ -1,8 +1,13 @@
 """What is drawn: prompts that vary, and images without a face that are replaced."""
 
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from synth_pipeline import dreambooth, sampling
 from synth_pipeline.base_model import resolve_base
@@ -109,6 +114,50 @@ def test_steps_without_guidance_run_the_network_once(draw, tiny_base, share, siz
     finally:
         hook.remove()
     assert seen[-3:] == sizes
+
+
+def _stops(kind, scheduler, **settings):
+    """The times at which a sampler of a base with such a schedule runs the network."""
+    pipeline = SimpleNamespace(scheduler=scheduler)
+    sampler = sampling._scheduler(pipeline, kind)
+    return sampling._stops(sampler, 8), sampler
+
+
+def test_where_the_schedule_ends_without_signal_the_first_steps_are_short():
+    """And there alone; the embedded base's ends so, Stable Diffusion 1.5's does not."""
+    bare = load_base(resolve_base("embedded")).pipeline.scheduler
+    stops, sampler = _stops("dpmsolver++", bare)
+    assert stops[0] == 999
+    assert stops == sorted(set(stops), reverse=True)
+    steps = -np.diff([*stops, 0])
+    assert all(before < after for before, after in pairwise(steps))
+    sampler.set_timesteps(timesteps=stops)
+    assert torch.isfinite(sampler.sigmas).all()
+    assert _stops("ddim", bare)[0] is None
+    usual = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    stops, sampler = _stops("dpmsolver++", usual)
+    assert stops is None
+    assert sampler.config.solver_order == 2
+
+
+def test_short_first_steps_end_nearer_to_where_many_lead():
+    """The embedded base by itself: eight steps against sixty."""
+    loaded = load_base(resolve_base("embedded"))
+    drawn = [sampling._Drawn(n, n, "photo of a child") for n in range(6)]
+
+    def pictures(steps, stops=True):
+        settings = SamplingConfig(steps=steps, guidance_scale=3.0)
+        sampler = sampling._Sampler(settings, loaded, loaded.pipeline)
+        if not stops:
+            sampler._stops = None
+        return np.stack([np.asarray(image, np.float32) for image in sampler(drawn)])
+
+    many = pictures(60)
+
+    def error(some):
+        return float(np.sqrt(((some - many) ** 2).mean()))
+
+    assert error(pictures(8)) < 0.7 * error(pictures(8, stops=False))
 
 
 @pytest.mark.parametrize("most", [2, 1, 0])

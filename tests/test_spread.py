@@ -32,15 +32,15 @@ def test_times_leave_no_gap_wherever_one_begins(samples):
     Of independent draws it is about log(n) times.
     """
     for begun in range(0, 10_000, 997):
-        times = sorted(spread.time(1000, begun + n, seed=begun) for n in range(samples))
-        gaps = np.diff([*times, times[0] + 1000])
-        assert gaps.max() <= 3 * 1000 / samples + 1
-        assert 0 <= times[0] <= times[-1] < 1000
+        times = sorted(spread.share(begun + n, seed=begun) for n in range(samples))
+        gaps = np.diff([*times, times[0] + 1])
+        assert gaps.max() <= 3 / samples
+        assert 0 <= times[0] <= times[-1] < 1
 
 
 def test_every_time_is_as_likely_as_the_others():
     """Over many concepts, the n-th sample's time is uniform."""
-    times = np.array([spread.time(10, 7, seed) for seed in range(5000)])
-    counts = np.bincount(times, minlength=10)
+    shares = np.array([spread.share(7, seed) for seed in range(5000)])
+    counts = np.bincount((10 * shares).astype(int), minlength=10)
     # Five standard deviations of a binomial count.
     assert np.abs(counts - 500).max() < 5 * np.sqrt(5000 * 0.1 * 0.9)
