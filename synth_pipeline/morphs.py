@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 #: The photo's own part of the shape, and that of each of two others; of two photos, half and half.
 _OWN, _OTHER = 0.4, 0.3
-#: How many morphs a photo has at most; a class of seven photos has that many.
-_MOST = 15
+#: How many morphs a class has at most, if not one of each photo; of eight photos it is all.
+_MOST = 240
 #: Of the mesh's points every fifth steers the warp: neighbours move alike.
 _EVERY = 5
 #: The warp is smooth: it is computed on a grid of so many points a side, and filled in between.
@@ -37,7 +37,7 @@ def morphs(pixels_NCSS: np.ndarray, points_px_NPD: np.ndarray) -> Iterator[np.nd
         points_px_NPD: (N, 478, 2 or more) the faces' landmarks, x and y in pixels of the square.
 
     Yields:
-        (3, S, S) float32, for each photo at most 15; none for a single photo.
+        (3, S, S) float32, photo after photo, of each equally many; none for a single photo.
     """
     photos, _, _, side_px = pixels_NCSS.shape
     steering_NPD = np.stack([_steering(points[:, :2] / side_px) for points in points_px_NPD])
@@ -53,8 +53,9 @@ def _shares(photos: int, own: int) -> Iterator[np.ndarray]:
     if photos == 2:
         yield np.full(2, 0.5)
     pairs = list(combinations(others, 2))
-    # Of too many pairs some, evenly, so that all others take part.
-    for place in np.linspace(0, len(pairs), min(len(pairs), _MOST), endpoint=False, dtype=int):
+    # Of too many pairs some, evenly among them.
+    number = min(len(pairs), max(1, _MOST // photos))
+    for place in np.linspace(0, len(pairs), number, endpoint=False, dtype=int):
         shares_N = np.zeros(photos)
         shares_N[own], shares_N[list(pairs[place])] = _OWN, _OTHER
         yield shares_N
