@@ -18,7 +18,7 @@ share of what the photos do (cheaper images that are all alike would be no gain)
 
 Images that repeat a photo are nearest to their prototype without fail, and may not be used. So for
 each way also the share that the copy audit withholds, the share that is `usable` (neither withheld
-nor nearer to another prototype), and the seconds for one such image. `--picture` shows them: of each
+nor nearer to another prototype), and the seconds for one such image. `--picture` shows of each
 condition the four photos, then images of the published way, then as many of ours.
 """
 
@@ -78,13 +78,10 @@ def main() -> None:
         # Ours in the middle of theirs: a machine that grows faster or slower favours nobody.
         half = len(tuned) // 2
         parts = [dict(list(tuned.items())[:half]), dict(list(tuned.items())[half:])]
-        theirs = [
-            lambda part=part: _theirs(config, base, part, options.rate, folder / "theirs")
-            for part in parts
-        ]
-        theirs_s = _timed(theirs[0])
+        rate, theirs = options.rate, folder / "theirs"
+        theirs_s = _timed(lambda: _theirs(config, base, parts[0], rate, theirs))
         ours_s = _timed(lambda: _ours(config, base, tuned, model, folder / "ours"))
-        theirs_s += _timed(theirs[1])
+        theirs_s += _timed(lambda: _theirs(config, base, parts[1], rate, theirs))
         figures = {"ratio": theirs_s / ours_s, "published_s": theirs_s, "ours_s": ours_s}
         for way in ("theirs", "ours"):
             made = {name: folder / way / name / "images" for name in tuned}
