@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,12 @@ class Latents:
     Attributes:
         mean: (N, C, H/8, W/8) float32.
         deviation: of the same shape; a step draws from both.
+        morphs: whether the pictures are morphs of photos.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
+    morphs: bool = False
 
 
 def read_latents(
@@ -78,7 +80,7 @@ def read_latents(
         )
         return _encode(loaded.pipeline, pixels)
     shown = np.stack([pixels[place] for place in faces])
-    return _encode(loaded.pipeline, morphs.morphs(shown, placed_px[faces]))
+    return replace(_encode(loaded.pipeline, morphs.morphs(shown, placed_px[faces])), morphs=True)
 
 
 #: The last that were encoded; by value, so that no copy of a base model is kept alive.

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from synth_pipeline.base_model import BaseModel
-from synth_pipeline.concept_data import prior_latents, read_latents
+from synth_pipeline.concept_data import Latents, prior_latents, read_latents
 from synth_pipeline.concept_learning import Learner, Learning, OneFailedError
 from synth_pipeline.config import DreamBoothConfig
 from synth_pipeline.errors import ClassFailedError, StageError, SynthPipelineError
@@ -290,7 +290,7 @@ class _Attempt:
             took_s = time.monotonic() - begun_s
             for number, task in enumerate(readable):
                 trainer.save(number, learning.learned(), task.concept.out_dir)
-                self._describe(task, resolution_px)
+                self._describe(task, resolution_px, latents[number])
                 done[task.concept.class_id] = {
                     "seconds": took_s / len(readable),
                     "steps_per_s": config.steps * len(readable) / took_s,
@@ -302,7 +302,7 @@ class _Attempt:
             unet.eval()
         return done
 
-    def _describe(self, task: _Task, resolution_px: int) -> None:
+    def _describe(self, task: _Task, resolution_px: int, learned: Latents) -> None:
         """Write the losses and the card."""
         # Thirty megabytes that the training does without.
         import pyarrow as pa
@@ -320,6 +320,7 @@ class _Attempt:
             "resolution_px": resolution_px,
             "seed": self.seed,
             "training_images_sha256": task.hashes,
+            "learned_from": f"{len(learned.mean)} {'morphs' if learned.morphs else 'photos'}",
             "last_loss": float(np.mean(losses[-50:])),
         }
         (out_dir / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Morphs: faces whose shape lies between those of photos, and what a fine-tuning makes of them."""
 
+import json
 import logging
 
 import numpy as np
@@ -135,11 +136,11 @@ def test_a_fine_tuning_reads_morphs_when_it_is_told_to(photos, tiny_base, tmp_pa
     """With landmarks or without, photos are learned unless the configuration says morphs."""
     files, _, points = photos
     last = {}
-    for name, on, known in (
-        ("photos", False, None),
-        ("landmarks known", False, points),
-        ("morphs", True, points),
-        ("other morphs", True, points[::-1].copy()),
+    for name, on, known, learned in (
+        ("photos", False, None, "4 photos"),
+        ("landmarks known", False, points, "4 photos"),
+        ("morphs", True, points, "12 morphs"),
+        ("other morphs", True, points[::-1].copy(), "12 morphs"),
     ):
         out_dir = tmp_path / name
         out_dir.mkdir()
@@ -153,6 +154,7 @@ def test_a_fine_tuning_reads_morphs_when_it_is_told_to(photos, tiny_base, tmp_pa
             out_dir=out_dir,
             points_px=known,
         )
+        assert json.loads((out_dir / "card.json").read_text())["learned_from"] == learned
         last[name] = (out_dir / "pytorch_lora_weights.safetensors").read_bytes()
     assert last["photos"] == last["landmarks known"]
     assert len(set(last.values())) == 3
