@@ -1,8 +1,8 @@
 """Morphs: pictures of faces whose shape lies between those of several photos of one class.
 
 What a class's photos have in common is what a fine-tuning is to learn; what they do not is who the
-children are. A morph keeps the first and is nobody's photo: its landmarks are a weighted mean of
-three children's, as in the composite faces by which syndromes are shown (Ferry et al. 2014,
+children are. A morph keeps the first and is no photo: its landmarks are a weighted mean of those in
+three photos, as in the composite faces by which syndromes are shown (Ferry et al. 2014,
 Diagnostically relevant facial gestalt information from ordinary photographs, figure 2).
 
 Shapes: N photos of S by S pixels; P points steer a warp.
