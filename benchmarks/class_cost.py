@@ -35,6 +35,7 @@ import torch
 from PIL import Image
 
 from benchmarks import published_way
+from benchmarks.phantom_base import find_landmarks
 from synth_pipeline import copies, dreambooth, embeddings, landmarks, ranking, sampling
 from synth_pipeline.base_model import BaseModel, resolve_base
 from synth_pipeline.config import StudyConfig, load_config
@@ -168,14 +169,7 @@ def _ours(
         out_dir, found = folder / name / "concept", folder / name / "landmarks"
         for place in (out_dir, found):
             place.mkdir(parents=True)
-        landmarks.run(
-            [(path.stem, path) for path in images],
-            model=model,
-            out_dir=found,
-            class_id=name,
-            real_photos=True,
-        )
-        points_px = landmarks.points_of(found, [path.stem for path in images])
+        points_px = find_landmarks(images, model, found, name, real_photos=True)
         concepts.append(dreambooth.Concept(name, name, images, out_dir, points_px=points_px))
     dreambooth.run_together(config.dreambooth, concepts, base=base, seed=SEED)
     drawing = config.sampling.model_copy(update={"images_per_class": IMAGES})
@@ -206,13 +200,7 @@ def _quality(
         for stage, files, into in (("real", images, real), ("synthetic", drawn, synthetic)):
             into[name] = folder / stage / name
             into[name].mkdir(parents=True)
-            landmarks.run(
-                [(path.stem, path) for path in files],
-                model=model,
-                out_dir=into[name],
-                class_id=name,
-                real_photos=stage == "real",
-            )
+            find_landmarks(files, model, into[name], name, real_photos=stage == "real")
     ranked = folder / "ranking"
     ranked.mkdir()
     ranking.run(config.ranking, real=real, synthetic=synthetic, out_dir=ranked)

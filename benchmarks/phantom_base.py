@@ -23,7 +23,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -115,6 +115,20 @@ def _rendered(renderer: PhantomRenderer, model: Path, sheet: list[list[Image.Ima
     return _share_found(_points(pictures, model))
 
 
+def find_landmarks(
+    files: Sequence[Path], model: Path, out_dir: Path, class_id: str, *, real_photos: bool
+) -> np.ndarray:
+    """Write the `landmarks` artifact of a class's pictures; their points, (N, 478, 3) pixels."""
+    landmarks.run(
+        [(path.stem, path) for path in files],
+        model=model,
+        out_dir=out_dir,
+        class_id=class_id,
+        real_photos=real_photos,
+    )
+    return landmarks.points_of(out_dir, [path.stem for path in files])
+
+
 def _dreambooth(
     config: StudyConfig, base: BaseModel, model: Path, folder: Path, sheet: list[list[Image.Image]]
 ) -> dict[str, float]:
@@ -145,6 +159,7 @@ def _dreambooth(
             base=base,
             seed=SEED,
             out_dir=stages["concept"],
+            points_px=find_landmarks(files, model, stages["real"], name, real_photos=True),
         )
         sampling.run(
             drawing,
@@ -157,14 +172,7 @@ def _dreambooth(
             out_dir=stages["samples"],
         )
         made = sorted((stages["samples"] / "images").glob("*.png"))
-        for stage, pictures in (("real", files), ("synthetic", made)):
-            landmarks.run(
-                [(path.stem, path) for path in pictures],
-                model=model,
-                out_dir=stages[stage],
-                class_id=name,
-                real_photos=stage == "real",
-            )
+        find_landmarks(made, model, stages["synthetic"], name, real_photos=False)
         real[name], synthetic[name] = stages["real"], stages["synthetic"]
         if done <= 4:
             sheet.append([Image.open(p).convert("RGB") for p in (*files, *made[:8])])

@@ -132,6 +132,12 @@ def run_together(
             done[concept.class_id] = ClassFailedError(
                 concept.class_id, "has no training photo; add one or leave the class out."
             )
+        elif config.morphs and concept.points_px is None:
+            done[concept.class_id] = ClassFailedError(
+                concept.class_id,
+                "is to be learned from morphs, and no landmarks of its photos are given; pass "
+                "points_px, or switch dreambooth.morphs off.",
+            )
         else:
             waiting.append(_task(config, concept, base, seed))
     together = [waiting] if config.method == "lora" else [[task] for task in waiting]

@@ -277,7 +277,11 @@ def _stops(scheduler: SchedulerMixin, steps: int) -> list[int] | None:
     if not settings.rescale_betas_zero_snr:
         return None
     last = settings.num_train_timesteps - 1
-    return [round(last * (1 - (step / steps) ** _SHORT_AT_FIRST)) for step in range(steps)]
+    # No time twice, where the steps are so many that the first would be shorter than one time.
+    return [
+        min(last - step, round(last * (1 - (step / steps) ** _SHORT_AT_FIRST)))
+        for step in range(steps)
+    ]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from PIL import Image
 from synth_pipeline import concept_data, dreambooth, morphs
 from synth_pipeline.base_model import resolve_base
 from synth_pipeline.config import DreamBoothConfig
+from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.face_mesh import face_mesh
 from synth_pipeline.loaded_base import load_base
 
@@ -158,3 +159,19 @@ def test_a_fine_tuning_reads_morphs_when_it_is_told_to(photos, tiny_base, tmp_pa
         last[name] = (out_dir / "pytorch_lora_weights.safetensors").read_bytes()
     assert last["photos"] == last["landmarks known"]
     assert len(set(last.values())) == 3
+
+
+def test_morphs_without_landmarks_are_refused(photos, tiny_base, tmp_path):
+    """Instead of learning the photos themselves."""
+    files, _, _ = photos
+    with pytest.raises(ClassFailedError, match="no landmarks of its photos"):
+        dreambooth.run(
+            DreamBoothConfig(steps=1, morphs=True),
+            class_id="x",
+            class_name="x",
+            images=files,
+            base=resolve_base(str(tiny_base)),
+            seed=7,
+            out_dir=tmp_path,
+        )
+    assert list(tmp_path.iterdir()) == []

@@ -116,11 +116,11 @@ def test_steps_without_guidance_run_the_network_once(draw, tiny_base, share, siz
     assert seen[-3:] == sizes
 
 
-def _stops(kind, scheduler, **settings):
+def _stops(kind, scheduler, steps=8):
     """The times at which a sampler of a base with such a schedule runs the network."""
     pipeline = SimpleNamespace(scheduler=scheduler)
     sampler = sampling._scheduler(pipeline, kind)
-    return sampling._stops(sampler, 8), sampler
+    return sampling._stops(sampler, steps), sampler
 
 
 def test_where_the_schedule_ends_without_signal_the_first_steps_are_short():
@@ -138,6 +138,15 @@ def test_where_the_schedule_ends_without_signal_the_first_steps_are_short():
     stops, sampler = _stops("dpmsolver++", usual)
     assert stops is None
     assert sampler.config.solver_order == 2
+
+
+@pytest.mark.parametrize("steps", [1, 30, 100, 1000])
+def test_no_time_comes_twice(steps):
+    """Two steps at one time would divide by their distance."""
+    stops, _ = _stops("dpmsolver++", load_base(resolve_base("embedded")).pipeline.scheduler, steps)
+    assert len(set(stops)) == len(stops) == steps
+    assert stops == sorted(stops, reverse=True)
+    assert stops[-1] >= 0
 
 
 def test_short_first_steps_end_nearer_to_where_many_lead():
