@@ -60,6 +60,7 @@ def train(
     rank: int,
     layers: Sequence[str],
     seed: int,
+    precision: torch.dtype = torch.float32,
     each_step=lambda step: None,
 ) -> None:
     """Train a pipeline in place: adapters on `layers` of its UNet, or UNet and text encoder.
@@ -75,6 +76,7 @@ def train(
         rank: of the adapters.
         layers: that get one.
         seed: of everything that is drawn.
+        precision: of autocast; float16 scales the loss, as accelerate does.
         each_step: called after each step.
     """
     torch.manual_seed(seed)
@@ -98,22 +100,31 @@ def train(
     noise_schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     size_px = unet.config.sample_size * pipeline.vae_scale_factor
     photos = Photos(images, prompt, pipeline.tokenizer, size_px)
+    device = pipeline.device
+    # As the script does: what does not learn lies in half precision.
+    vae.to(precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     step = 0
     while step < steps:
         for batch in torch.utils.data.DataLoader(photos, batch_size, shuffle=True):
-            latents = vae.encode(batch["pixels"]).latent_dist.sample() * vae.config.scaling_factor
+            pixels, ids = batch["pixels"].to(device, precision), batch["ids"].to(device)
+            latents = vae.encode(pixels).latent_dist.sample() * vae.config.scaling_factor
             noise = torch.randn_like(latents)
-            at = torch.randint(0, noise_schedule.config.num_train_timesteps, (len(latents),))
+            times = noise_schedule.config.num_train_timesteps
+            at = torch.randint(0, times, (len(latents),), device=device)
             noisy = noise_schedule.add_noise(latents, noise, at)
-            words = text_encoder(batch["ids"])[0]
-            predicted = unet(noisy, at, words).sample
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                words = text_encoder(ids)[0]
+                predicted = unet(noisy, at, words).sample
             wanted = noise
             if noise_schedule.config.prediction_type == "v_prediction":
                 wanted = noise_schedule.get_velocity(latents, noise, at)
             loss = F.mse_loss(predicted.float(), wanted.float())
-            loss.backward()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimiser)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
+            scaler.step(optimiser)
+            scaler.update()
             schedule.step()
             optimiser.zero_grad()
             step += 1

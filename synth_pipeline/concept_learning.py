@@ -15,6 +15,7 @@ from synth_pipeline.diffusion import Noiser
 from synth_pipeline.errors import StageError
 from synth_pipeline.loaded_base import LoadedBase
 from synth_pipeline.progress import Progress
+from synth_pipeline.replay import Replay
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.trainers import Trainer
 
@@ -80,6 +81,9 @@ class Learning:
             [leaf.detach().clone() for leaf in trainer.leaves] if config.ema_decay else []
         )
         self.words: torch.Tensor | None = None
+        # What is recorded of a text encoder or of checkpoints would wait for the GPU.
+        recorded = not (trainer.trains_text or trainer.pipeline.unet.is_gradient_checkpointing)
+        self._learn = Replay(self._gradients) if recorded else self._gradients
 
     def learned(self) -> Sequence[torch.Tensor]:
         """What is kept: the weights, or their moving average."""
@@ -126,28 +130,36 @@ class Learning:
         """Gradients of one step, `rows` samples of each concept at a time; the losses, (K,)."""
         count = self.config.batch_size * self.config.gradient_accumulation
         drawn = [self._draw(number, count, step) for number in range(len(self.learners))]
-        losses_K = torch.zeros(len(self.learners))
+        losses_K = torch.zeros(len(self.learners), device=self.device)
         for start in range(0, count, rows):
             part = slice(start, min(start + rows, count))
-            share = (part.stop - start) / count
             # Concept after concept; of each its own samples, then those of prior preservation.
-            latents, noise, at = (
-                torch.cat([torch.cat([kind[i][part] for kind in of]) for of in drawn])
-                for i in range(3)
+            losses_K += self._learn(
+                *(
+                    torch.cat([torch.cat([kind[i][part] for kind in of]) for of in drawn])
+                    for i in range(3)
+                )
             )
-            with self.accelerator.autocast():
-                words = self._words(part.stop - start)
-                predicted = self.trainer.pipeline.unet(
-                    self.noiser.noised(latents, noise, at), at, words
-                ).sample
-            loss_KB = self.noiser.loss(predicted, latents, noise, at).view(len(self.learners), -1)
-            own_K = loss_KB[:, : part.stop - start].mean(dim=1)
-            if self.prior is not None:
-                others_K = loss_KB[:, part.stop - start :].mean(dim=1)
-                own_K = own_K + self.config.prior_weight * others_K
-            self.accelerator.backward(own_K.sum() * share)
-            losses_K += own_K.detach().cpu() * share
         return losses_K
+
+    def _gradients(
+        self, latents: torch.Tensor, noise: torch.Tensor, at: torch.Tensor
+    ) -> torch.Tensor:
+        """Add what a part of a step's samples gives; its part of the losses, (K,)."""
+        kinds = 1 if self.prior is None else 2
+        rows = len(latents) // (len(self.learners) * kinds)
+        share = rows / (self.config.batch_size * self.config.gradient_accumulation)
+        with self.accelerator.autocast():
+            words = self._words(rows)
+            predicted = self.trainer.pipeline.unet(
+                self.noiser.noised(latents, noise, at), at, words
+            ).sample
+        loss_KB = self.noiser.loss(predicted, latents, noise, at).view(len(self.learners), -1)
+        own_K = loss_KB[:, :rows].mean(dim=1)
+        if self.prior is not None:
+            own_K = own_K + self.config.prior_weight * loss_KB[:, rows:].mean(dim=1)
+        self.accelerator.backward(own_K.sum() * share)
+        return own_K.detach() * share
 
     def _draw(self, number: int, count: int, step: int) -> list[tuple[torch.Tensor, ...]]:
         """A concept's latents, noise and times of one step, and those of prior preservation.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +30,9 @@ from synth_pipeline.config import DreamBoothConfig, SamplingConfig
 from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import StageError
 from synth_pipeline.face_mesh import face_mesh
-from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base
+from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base, to_half
 from synth_pipeline.progress import Progress, silent
+from synth_pipeline.replay import Replay
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import file_sha256
 from synth_pipeline.trainers import load_adapters
@@ -97,7 +99,7 @@ def run(
     rows: list[dict] = []
     (out_dir / "images").mkdir()
     with (
-        _with_concept(loaded.pipeline, concept_dir) as pipeline,
+        _with_concept(loaded, concept_dir) as pipeline,
         face_mesh(landmark_model) if landmark_model else nullcontext() as mesh,
     ):
         sampler = _Sampler(config, loaded, pipeline)
@@ -189,6 +191,8 @@ class _Sampler:
         self._pipeline.set_progress_bar_config(disable=True)
         self._stops = _stops(scheduler, config.steps)
         self._one_by_one = False
+        self._forward = pipeline.unet.forward
+        self._predict = Replay(self._predicted)
         unet = pipeline.unet.config
         self._size = (unet.in_channels, unet.sample_size, unet.sample_size)
 
@@ -212,6 +216,8 @@ class _Sampler:
             )
         logger.warning("not enough memory for %d images at a time: drawing one by one", len(drawn))
         self._one_by_one = True
+        # Its recordings hold the memory of the larger batch.
+        self._predict = Replay(self._predicted)
         return self(drawn)
 
     def _draw(self, drawn: Sequence[_Drawn]) -> list[Image.Image]:
@@ -221,7 +227,7 @@ class _Sampler:
                 for each in drawn
             ]
         )
-        with torch.no_grad(), self._loaded.accelerator.autocast():
+        with torch.no_grad(), self._loaded.accelerator.autocast(), self._replayed():
             return self._pipeline(
                 [each.prompt for each in drawn],
                 latents=noise.to(self._loaded.accelerator.device),
@@ -231,6 +237,30 @@ class _Sampler:
                 callback_on_step_end=self._unguide_in_time,
                 callback_on_step_end_tensor_inputs=["prompt_embeds"],
             ).images
+
+    @contextmanager
+    def _replayed(self) -> Iterator[None]:
+        """The pipeline's calls of its UNet, replayed where there is a GPU."""
+
+        def forward(
+            sample: torch.Tensor,
+            timestep: torch.Tensor,
+            encoder_hidden_states: torch.Tensor,
+            **_: Any,
+        ) -> tuple[torch.Tensor]:
+            return (self._predict(sample, timestep.to(sample.device), encoder_hidden_states),)
+
+        unet = self._pipeline.unet
+        unet.forward = forward
+        try:
+            yield
+        finally:
+            unet.forward = self._forward
+
+    def _predicted(
+        self, sample: torch.Tensor, timestep: torch.Tensor, words: torch.Tensor
+    ) -> torch.Tensor:
+        return self._forward(sample, timestep, words, return_dict=False)[0]
 
     def _unguide_in_time(
         self,
@@ -285,10 +315,9 @@ def _stops(scheduler: SchedulerMixin, steps: int) -> list[int] | None:
 
 
 @contextmanager
-def _with_concept(
-    pipeline: StableDiffusionPipeline, concept_dir: Path
-) -> Iterator[StableDiffusionPipeline]:
+def _with_concept(loaded: LoadedBase, concept_dir: Path) -> Iterator[StableDiffusionPipeline]:
     """The base with a concept in it, which is taken out again."""
+    pipeline = loaded.pipeline
     if (concept_dir / "unet").is_dir():
         own = {
             "unet": UNet2DConditionModel.from_pretrained(
@@ -301,7 +330,11 @@ def _with_concept(
         tuned = StableDiffusionPipeline(
             **{**pipeline.components, **own}, requires_safety_checker=False
         )
-        yield tuned.to(pipeline.device)
+        tuned.to(pipeline.device)
+        if loaded.half is not None:
+            to_half(tuned.unet, loaded.half)
+            tuned.text_encoder.to(loaded.half)
+        yield tuned
         return
     taken_off: list[Callable[[], None]] = []
     try:

@@ -6,67 +6,19 @@ Slow and large (about five minutes and 20 GB on two cores), so it runs when aske
 
 import numpy as np
 import pytest
-import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.random_base import write_random_base
 from synth_pipeline import dreambooth, sampling
 from synth_pipeline.base_model import resolve_base
 from synth_pipeline.config import load_config
 from synth_pipeline.loaded_base import load_base
-from synth_pipeline.phantom.base_parts import make_tokenizer
 from tests.command_line import ROOT
 
 
 @pytest.fixture(scope="module")
 def stable_diffusion(tmp_path_factory):
-    """The folder of a pipeline of one thousand million random weights."""
-    folder = tmp_path_factory.mktemp("sd")
-    tokenizer = make_tokenizer(["photo of a noonan child"], folder / "tokenizer-made")
-    tokenizer.model_max_length = 77
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        cross_attention_dim=768,
-        attention_head_dim=8,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        sample_size=512,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=PNDMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder / "base", safe_serialization=True)
-    return folder / "base"
+    return write_random_base(tmp_path_factory.mktemp("sd"))
 
 
 @pytest.mark.slow
