@@ -5,6 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,18 @@ def run(
     with (
         _with_concept(loaded, concept_dir) as pipeline,
         face_mesh(landmark_model) if landmark_model else nullcontext() as mesh,
+        ThreadPoolExecutor(1) as writer,
     ):
+
+        def keep(drawn: Sequence[_Drawn], images: Sequence[Image.Image]) -> list[dict]:
+            about = {"class_id": class_id, "class_name": class_name, "base_model": base.identity}
+            kept = []
+            for what, image in zip(drawn, images, strict=True):
+                row = _save(what, image, about, out_dir, signer)
+                row["face"] = mesh.find(np.asarray(image)) is not None if mesh else None
+                kept.append(row)
+            return kept
+
         sampler = _Sampler(config, loaded, pipeline)
         wanted, most = config.images_per_class, config.images_per_class
         if mesh:
@@ -113,18 +125,22 @@ def run(
             # As many as are missing, whatever the batch: which images are made never hangs on it.
             until = min(len(rows) + missing, most)
             shown = max(shown, until)
+            written: Future[list[dict]] | None = None
             for start in range(len(rows), until, config.batch_size):
                 drawn = []
                 for index in range(start, min(start + config.batch_size, until)):
                     image_s = image_seed(seed, class_id, index)
                     drawn.append(_Drawn(index, image_s, varied_prompt(config, prompt, image_s)))
-                for what, image in zip(drawn, sampler(drawn), strict=True):
-                    about = {"class_id": class_id, "class_name": class_name}
-                    about["base_model"] = base.identity
-                    row = _save(what, image, about, out_dir, signer)
-                    row["face"] = mesh.find(np.asarray(image)) is not None if mesh else None
-                    rows.append(row)
-                progress(len(rows), shown, "images")
+                images = sampler(drawn)
+                if written:
+                    rows += written.result()
+                    progress(len(rows), shown, "images")
+                # The next batch is drawn meanwhile: a picture takes a GPU as long to draw as a
+                # processor to compress and to search for a face.
+                written = writer.submit(keep, drawn, images)
+            assert written
+            rows += written.result()
+            progress(len(rows), shown, "images")
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out_dir / "samples.parquet")
     seconds = time.monotonic() - begun_s
     faces = sum(bool(row["face"]) for row in rows)
