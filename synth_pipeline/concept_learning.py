@@ -1,12 +1,13 @@
 """The training loop of DreamBooth: K concepts, B samples of each in a step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 
 from synth_pipeline import concept_state, spread
 from synth_pipeline.concept_data import Latents, token_ids
@@ -76,14 +77,15 @@ class Learning:
         self.noiser = Noiser(self.pipeline.scheduler, config.min_snr_gamma)
         prompts = [each.prompt for each in learners]
         self.ids = token_ids(self.pipeline, prompts + [config.class_prompt] * len(prompts))
-        self.optimiser = self.accelerator.prepare_optimizer(_optimiser(config, trainer.leaves))
+        # Not by `prepare_optimizer`: the accelerator, which the base's next concepts use too, would
+        # keep it, and with it the weights and their moments.
+        self.optimiser = AcceleratedOptimizer(
+            _optimiser(config, trainer.leaves), scaler=self.accelerator.scaler
+        )
         self.averages = (
             [leaf.detach().clone() for leaf in trainer.leaves] if config.ema_decay else []
         )
         self.words: torch.Tensor | None = None
-        # What is recorded of a text encoder or of checkpoints would wait for the GPU.
-        recorded = not (trainer.trains_text or trainer.pipeline.unet.is_gradient_checkpointing)
-        self._learn = Replay(self._gradients) if recorded else self._gradients
 
     def learned(self) -> Sequence[torch.Tensor]:
         """What is kept: the weights, or their moving average."""
@@ -102,10 +104,13 @@ class Learning:
         if not trainer.trains_text:
             with torch.no_grad(), self.accelerator.autocast():
                 self.words = self.pipeline.text_encoder(self.ids)[0]
+        # What is recorded of a text encoder or of checkpoints would wait for the GPU.
+        recorded = not (trainer.trains_text or trainer.pipeline.unet.is_gradient_checkpointing)
+        learn = Replay(self._gradients) if recorded else self._gradients
         for step in range(len(learners[0].losses), config.steps):
             for group in self.optimiser.param_groups:
                 group["lr"] = config.learning_rate * _rate(config, step)
-            losses_K = self._backward(step, rows)
+            losses_K = self._backward(step, rows, learn)
             for learner, loss in zip(learners, losses_K.tolist(), strict=True):
                 if not math.isfinite(loss):
                     sentence = (
@@ -126,7 +131,7 @@ class Learning:
             recent = np.mean([each.losses[-50:] for each in learners])
             progress(step + 1, config.steps, f"loss {recent:.4f}")
 
-    def _backward(self, step: int, rows: int) -> torch.Tensor:
+    def _backward(self, step: int, rows: int, learn: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Gradients of one step, `rows` samples of each concept at a time; the losses, (K,)."""
         count = self.config.batch_size * self.config.gradient_accumulation
         drawn = [self._draw(number, count, step) for number in range(len(self.learners))]
@@ -134,7 +139,7 @@ class Learning:
         for start in range(0, count, rows):
             part = slice(start, min(start + rows, count))
             # Concept after concept; of each its own samples, then those of prior preservation.
-            losses_K += self._learn(
+            losses_K += learn(
                 *(
                     torch.cat([torch.cat([kind[i][part] for kind in of]) for of in drawn])
                     for i in range(3)

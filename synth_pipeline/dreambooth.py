@@ -17,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import torch
+from accelerate.utils import release_memory
 
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.concept_data import Latents, prior_latents, read_latents
@@ -30,6 +32,9 @@ from synth_pipeline.store import canonical_json, file_sha256
 from synth_pipeline.trainers import FullTrainer, LoraTrainer, Trainer, own_copy
 
 logger = logging.getLogger("synth_pipeline")
+
+#: For each class id its figures, or why there are none.
+_Done = dict[str, dict[str, float] | SynthPipelineError]
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def run_together(
     seed: int,
     class_images: Path | None = None,
     progress: Progress = silent,
-) -> dict[str, dict[str, float] | SynthPipelineError]:
+) -> _Done:
     """Fine-tune several classes in one batch; the failure of one is its own.
 
     Args:
@@ -125,7 +130,7 @@ def run_together(
     Returns:
         For each class id what `run` returns, or the error that it raises.
     """
-    done: dict[str, dict[str, float] | SynthPipelineError] = {}
+    done: _Done = {}
     waiting = []
     for concept in concepts:
         if not concept.images:
@@ -187,27 +192,21 @@ def _tune(
     seed: int,
     class_images: Path | None,
     progress: Progress,
-) -> dict[str, dict[str, float] | SynthPipelineError]:
+) -> _Done:
     """Train concepts together, or fewer of them at once when the memory does not hold them."""
-    done: dict[str, dict[str, float] | SynthPipelineError] = {}
+    done: _Done = {}
     # A batch takes one step for all; states that a killed run left may stand at different ones.
     by_steps: dict[int, list[_Task]] = {}
     for task in tasks:
         by_steps.setdefault(task.learner.saved_steps(), []).append(task)
     for group in by_steps.values():
         attempt = _Attempt(config, base, seed, class_images, progress)
-        try:
-            done |= attempt.train(group, rows=config.batch_size)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            done |= _tune_smaller(attempt, group)
+        trained = attempt.train_if_it_fits(group, rows=config.batch_size)
+        done |= _tune_smaller(attempt, group) if trained is None else trained
     return done
 
 
-def _tune_smaller(
-    attempt: "_Attempt", tasks: Sequence[_Task]
-) -> dict[str, dict[str, float] | SynthPipelineError]:
+def _tune_smaller(attempt: "_Attempt", tasks: Sequence[_Task]) -> _Done:
     """Once more, with half as much in the memory at a time and the same result."""
     middle = (len(tasks) + 1) // 2
     halves = [half for half in (tasks[:middle], tasks[middle:]) if half]
@@ -221,19 +220,18 @@ def _tune_smaller(
         rows,
     )
     attempt.checkpointing = True
-    done: dict[str, dict[str, float] | SynthPipelineError] = {}
+    done: _Done = {}
     for half in halves:
-        try:
-            done |= attempt.train(half, rows=rows)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            for task in half:
-                class_id = task.concept.class_id
-                done[class_id] = StageError(
-                    f"class {class_id}: the memory is too small for fine-tuning; lower "
-                    "dreambooth.resolution_px, choose method lora, or use a larger machine."
-                )
+        trained = attempt.train_if_it_fits(half, rows=rows)
+        if trained is not None:
+            done |= trained
+            continue
+        for task in half:
+            class_id = task.concept.class_id
+            done[class_id] = StageError(
+                f"class {class_id}: the memory is too small for fine-tuning; lower "
+                "dreambooth.resolution_px, choose method lora, or use a larger machine."
+            )
     return done
 
 
@@ -248,9 +246,20 @@ class _Attempt:
     progress: Progress
     checkpointing: bool = False
 
-    def train(
-        self, tasks: Sequence[_Task], rows: int
-    ) -> dict[str, dict[str, float] | SynthPipelineError]:
+    def train_if_it_fits(self, tasks: Sequence[_Task], rows: int) -> _Done | None:
+        """As `train`, or None; what was in the memory is out of it for what comes next."""
+        try:
+            return self.train(tasks, rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        finally:
+            # Scaling the loss, in fp16, ties an optimiser to itself: it waits for a collection.
+            if torch.cuda.is_available():
+                release_memory()
+
+    def train(self, tasks: Sequence[_Task], rows: int) -> _Done:
         """Train concepts in one batch, `rows` samples of each at a time, and write them."""
         begun_s = time.monotonic()
         config = self.config
@@ -258,7 +267,7 @@ class _Attempt:
         loaded = load_base(self.base) if lora else own_copy(self.base)
         resolution_px = config.resolution_px or loaded.resolution_px
         latents, readable = [], []
-        done: dict[str, dict[str, float] | SynthPipelineError] = {}
+        done: _Done = {}
         for task in tasks:
             concept = task.concept
             try:

@@ -208,7 +208,7 @@ class _Sampler:
         self._stops = _stops(scheduler, config.steps)
         self._one_by_one = False
         self._forward = pipeline.unet.forward
-        self._predict = Replay(self._predicted)
+        self._predict = Replay(_predicting(self._forward))
         unet = pipeline.unet.config
         self._size = (unet.in_channels, unet.sample_size, unet.sample_size)
 
@@ -233,7 +233,7 @@ class _Sampler:
         logger.warning("not enough memory for %d images at a time: drawing one by one", len(drawn))
         self._one_by_one = True
         # Its recordings hold the memory of the larger batch.
-        self._predict = Replay(self._predicted)
+        self._predict = Replay(_predicting(self._forward))
         return self(drawn)
 
     def _draw(self, drawn: Sequence[_Drawn]) -> list[Image.Image]:
@@ -273,11 +273,6 @@ class _Sampler:
         finally:
             unet.forward = self._forward
 
-    def _predicted(
-        self, sample: torch.Tensor, timestep: torch.Tensor, words: torch.Tensor
-    ) -> torch.Tensor:
-        return self._forward(sample, timestep, words, return_dict=False)[0]
-
     def _unguide_in_time(
         self,
         pipeline: StableDiffusionPipeline,
@@ -292,6 +287,11 @@ class _Sampler:
             pipeline._guidance_scale = 1.0
             tensors["prompt_embeds"] = tensors["prompt_embeds"].chunk(2)[1]
         return tensors
+
+
+def _predicting(forward: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+    """A UNet's call from tensors to a tensor."""
+    return lambda sample, timestep, words: forward(sample, timestep, words, return_dict=False)[0]
 
 
 def _scheduler(pipeline: StableDiffusionPipeline, name: str):  # type: ignore[no-untyped-def]

@@ -1,6 +1,8 @@
 """What may be asked of a fine-tuning beside the plain way: each option does what it says."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -142,12 +144,16 @@ def test_too_little_memory_halves_the_batch_once(learn, phantom_files, monkeypat
     expected = learn("expected")[1]
     seen = []
     whole = concept_learning.Learning._backward
+    failed: list[weakref.ref] = []
 
-    def backward(self, step, rows):
+    def backward(self, step, rows, learn):
+        # What one attempt had in the memory is out of it when the next one begins.
+        assert not [each for each in failed if each() not in (None, self)]
+        failed.append(weakref.ref(self))
         seen.append(len(self.learners) * rows)
         if len(self.learners) * rows > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return whole(self, step, rows)
+        return whole(self, step, rows, learn)
 
     monkeypatch.setattr(concept_learning.Learning, "_backward", backward)
     most = 4
@@ -163,6 +169,23 @@ def test_too_little_memory_halves_the_batch_once(learn, phantom_files, monkeypat
     assert len(outcomes) == 3
     for outcome in outcomes.values():
         assert "memory is too small" in str(outcome)
+
+
+def test_a_training_leaves_nothing_in_the_memory(learn, monkeypatch):
+    begun = []
+    begin = concept_learning.Learning.__init__
+
+    def remembered(self, *arguments):
+        begin(self, *arguments)
+        begun.extend(weakref.ref(each) for each in (self, self.optimiser.optimizer))
+
+    monkeypatch.setattr(concept_learning.Learning, "__init__", remembered)
+    gc.disable()
+    try:
+        learn("learned")
+        assert [each() for each in begun] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_adapters_on_the_text_encoder_come_back(learn, tiny_base, phantom_files, base):
