@@ -16,10 +16,11 @@ _SD_FORWARD_FLOP, _SD_WEIGHTS, _SD_LATENT = 0.8e12, 860e6, 64
 DECODE_PASSES = 3
 #: Of a training step: forward and backward.
 STEP_PASSES = 3
-#: What is reached, not what is printed on the box: about a third of dense bf16; per core fp32.
+#: What is reached, not what is printed on the box; per core fp32. The H200's is measured
+#: (benchmarks.real_sizes), the H100 has the same processor, the others are a guess.
 _GPU_FLOP_PER_S = {
-    "H200": 150e12,
-    "H100": 150e12,
+    "H200": 220e12,
+    "H100": 220e12,
     "A100": 60e12,
     "L40": 60e12,
     "4090": 60e12,

@@ -160,9 +160,10 @@ def run_together(
 
 @dataclass(frozen=True)
 class _Task:
-    """A concept, the hashes of its photos, and its place in the loop."""
+    """A concept, the landmarks to morph by, its photos' hashes, and its place in the loop."""
 
     concept: Concept
+    points_px: np.ndarray | None
     hashes: list[str]
     learner: Learner
 
@@ -182,7 +183,7 @@ def _task(config: DreamBoothConfig, concept: Concept, base: BaseModel, seed: int
         state=concept.work_dir / "state.pt" if concept.work_dir else None,
         losses=[],
     )
-    return _Task(concept, hashes, learner)
+    return _Task(concept, points_px, hashes, learner)
 
 
 def _tune(
@@ -277,7 +278,7 @@ class _Attempt:
                         concept.images,
                         resolution_px,
                         concept.class_id,
-                        concept.points_px if config.morphs else None,
+                        task.points_px,
                     )
                 )
                 readable.append(task)

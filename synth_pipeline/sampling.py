@@ -4,7 +4,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -302,7 +302,7 @@ def _scheduler(pipeline: StableDiffusionPipeline, name: str):  # type: ignore[no
     if name == "ddim":
         return DDIMScheduler.from_config(settings)
     # DPM-Solver++ 2M (Lu et al. 2022): as good in 25 steps as DDIM in 50.
-    order = 3 if settings.get("rescale_betas_zero_snr") else 2
+    order = 3 if _ends_without_signal(settings) else 2
     return DPMSolverMultistepScheduler.from_config(
         settings, algorithm_type="dpmsolver++", solver_order=order
     )
@@ -318,9 +318,8 @@ def _stops(scheduler: SchedulerMixin, steps: int) -> list[int] | None:
     0.30 in even ones of the second (docs/decisions/0017).
     """
     settings = scheduler.config
-    if not isinstance(scheduler, DPMSolverMultistepScheduler):
-        return None
-    if not settings.rescale_betas_zero_snr:
+    own = isinstance(scheduler, DPMSolverMultistepScheduler) and _ends_without_signal(settings)
+    if not own:
         return None
     last = settings.num_train_timesteps - 1
     # No time twice, where the steps are so many that the first would be shorter than one time.
@@ -328,6 +327,10 @@ def _stops(scheduler: SchedulerMixin, steps: int) -> list[int] | None:
         min(last - step, round(last * (1 - (step / steps) ** _SHORT_AT_FIRST)))
         for step in range(steps)
     ]
+
+
+def _ends_without_signal(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("rescale_betas_zero_snr"))
 
 
 @contextmanager
