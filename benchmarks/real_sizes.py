@@ -5,7 +5,7 @@
 About three minutes on an NVIDIA GPU of 40 GB or more. The weights are random (the real ones need a
 model hub), which changes no time. `configs/rdface.yaml` and `configs/rdface-published.yaml` decide
 the settings; photos are phantoms of 512 px, learned as they are: landmarks and morphs are a
-processor's work, of which `benchmarks.class_cost` tells. Four ways:
+processor's work, of which `benchmarks.class_cost` tells. Three of the four ways are ours:
 
     efficient       eight concepts in one batch; images in batches
     kernel_by_kernel    the same, and nothing is recorded and replayed (synth_pipeline/replay.py)
@@ -14,11 +14,13 @@ processor's work, of which `benchmarks.class_cost` tells. Four ways:
 
 The last line is JSON. Of each way `step_ms` and `samples_per_s` of training, `images_per_s` of
 sampling (faces are not looked for), `train_gb` and `draw_gb`, the most memory that was allocated,
-and `class_s`: the steps and 100 images of one class, from these rates. `floor_class_s` is the
+and `class_s`: the steps and 100 images of one class, computed from these rates (what a class takes
+beside, such as its first steps and its file, is not in it). `floor_class_s` is the
 arithmetic of the efficient way, counted, over the rate of a large matrix product in bf16, measured:
 no version is much faster.
 """
 
+import gc
 import json
 import statistics
 import sys
@@ -108,8 +110,9 @@ class _Way:
         ticks, train_gb = _watched(lambda tick: self._train(WARM + STEPS, tick))
         step_s = _median(ticks[WARM:])
         size = self.config.sampling.batch_size
-        ticks, draw_gb = _watched(lambda tick: self._draw(4 * size, tick))
-        image_s = _median(ticks) / size
+        ticks, draw_gb = _watched(lambda tick: self._draw(5 * size, tick))
+        # Told of a batch when the next one is drawn; behind the last nothing is.
+        image_s = _median(ticks[:-1]) / size
         return _figures(step_s, self.at_once, train_gb, image_s, draw_gb, self.config)
 
     def tflop_of_a_class(self) -> float:
@@ -213,6 +216,7 @@ def _watched(work: Callable[[Callable[..., None]], object]) -> tuple[list[float]
         torch.cuda.synchronize()
         times.append(time.perf_counter())
 
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     work(tick)

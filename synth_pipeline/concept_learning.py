@@ -104,7 +104,7 @@ class Learning:
         if not trainer.trains_text:
             with torch.no_grad(), self.accelerator.autocast():
                 self.words = self.pipeline.text_encoder(self.ids)[0]
-        # What is recorded of a text encoder or of checkpoints would wait for the GPU.
+        # A text encoder and checkpoints wait for the GPU, and no recording can.
         recorded = not (trainer.trains_text or trainer.pipeline.unet.is_gradient_checkpointing)
         learn = Replay(self._gradients) if recorded else self._gradients
         for step in range(len(learners[0].losses), config.steps):

@@ -16,8 +16,9 @@ _SD_FORWARD_FLOP, _SD_WEIGHTS, _SD_LATENT = 0.8e12, 860e6, 64
 DECODE_PASSES = 3
 #: Of a training step: forward and backward.
 STEP_PASSES = 3
-#: What is reached, not what is printed on the box; per core fp32. The H200's is measured
-#: (benchmarks.real_sizes), the H100 has the same processor, the others are a guess.
+#: What is reached, not what is printed on the box; per core fp32. The H200's is what drawing and
+#: learning several concepts at once reached (benchmarks.real_sizes); the H100 has the same
+#: processor, the others are a guess.
 _GPU_FLOP_PER_S = {
     "H200": 220e12,
     "H100": 220e12,
@@ -30,6 +31,9 @@ _GPU_FLOP_PER_S = {
     "T4": 12e12,
 }
 _OTHER_GPU_FLOP_PER_S = 20e12
+#: A step of SD 1.5 that is not replayed takes as long as a processor hands over its kernels,
+#: however fast the GPU is (measured in full, beside an H200).
+KERNEL_BY_KERNEL_S = 0.17
 #: 20 steps of the phantom base take a second on two cores.
 _CORE_FLOP_PER_S = 15e9
 #: Thousand million multiply-adds at 224 px, and millions of weights with a head of 103.

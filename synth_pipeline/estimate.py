@@ -165,7 +165,7 @@ class _Estimate:
             return flop, flop / rate + count * _MESH_S, count * png_bytes
         if stage == "dreambooth":
             flop = self._learned_flop(config.dreambooth)
-            return flop, flop / rate, self._concept_bytes()
+            return flop, max(flop / rate, self._handed_over_s()), self._concept_bytes()
         if stage == "landmarks":
             class_id, _, whose = label.rpartition(" ")
             count = images if whose == "synthetic" else self._train.get(class_id, 1)
@@ -208,6 +208,17 @@ class _Estimate:
         area = (side_px / self._base.side_px) ** 2
         passes = cost_model.STEP_PASSES * (2 if settings.prior_weight else 1)
         return pictures * passes * area * self._base.forward_flop
+
+    def _handed_over_s(self) -> float:
+        """Of a class's steps on a GPU that are not replayed."""
+        settings = self._config.dreambooth
+        lora = settings.method == "lora"
+        if not self._device.gpu or (
+            lora and not settings.lora_text_encoder and not settings.gradient_checkpointing
+        ):
+            return 0
+        steps = settings.steps * settings.gradient_accumulation
+        return steps * cost_model.KERNEL_BY_KERNEL_S / (settings.concepts_at_once if lora else 1)
 
     def _drawn_flop(self, count: int, settings: SamplingConfig) -> float:
         guided = settings.guided_share if settings.guidance_scale > 1 else 0

@@ -1,10 +1,11 @@
 """The base model in memory: loaded once, lent to one class after another, given back unchanged."""
 
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import torch
 from accelerate import Accelerator
@@ -107,16 +108,17 @@ def load_base(base: BaseModel) -> LoadedBase:
 def to_half(unet: UNet2DConditionModel, half: torch.dtype) -> None:
     """Let a frozen UNet compute in half precision, and still take and give float32.
 
-    Autocast would not: it turns each normalisation into float32 and back, a tenth to a fifth of a
-    step's time. Between the calls latents stay float32, or every step of a sampler would round.
+    Autocast would not: it turns each normalisation into float32 and back. Between the calls latents
+    stay float32, or every step of a sampler would round.
 
     Args:
         unet: changed in place.
         half: bfloat16 or float16.
     """
-    forward = unet.to(half).forward
+    forward = type(unet).forward
+    # Held by itself, a network would wait for a garbage collection, which memory does not trigger.
+    held = ref(unet.to(half))
 
-    @wraps(forward)
     def in_half(
         sample: torch.Tensor,
         timestep: torch.Tensor,
@@ -126,6 +128,7 @@ def to_half(unet: UNet2DConditionModel, half: torch.dtype) -> None:
     ) -> Any:
         with torch.autocast(sample.device.type, enabled=False):
             predicted = forward(
+                held(),
                 sample.to(half),
                 timestep,
                 encoder_hidden_states.to(half),

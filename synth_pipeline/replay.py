@@ -1,12 +1,13 @@
 """A GPU's work, recorded once and replayed as one call (CUDA graphs).
 
 A step of Stable Diffusion 1.5 is some thousands of small kernels. A processor hands them over more
-slowly than a large GPU works them off: one concept took as long as eight (benchmarks/RESULTS.md).
+slowly than a large GPU works them off: one concept took as long as eight (docs/decisions/0018).
 Replayed, they start each other.
 """
 
 import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -23,7 +24,7 @@ class Replay:
 
     Shapes and dtypes decide which recording is replayed. What the computation reads or writes
     beside its inputs has to stay where it is in the memory, and nothing in it may wait for the GPU:
-    a computation of which a recording fails goes on kernel by kernel, and this is said once.
+    a computation of which a recording fails goes on kernel by kernel, and this is said.
 
     Args:
         body: from tensors to one tensor; on a processor it is simply called.
@@ -41,7 +42,9 @@ class Replay:
         if not (inputs[0].is_cuda and self._possible):
             return self._body(*inputs)
         alike = tuple((each.shape, each.dtype) for each in inputs)
-        record = self._records.setdefault(alike, _Record(self._body))
+        if alike not in self._records:
+            self._records[alike] = _Record(self._body)
+        record = self._records[alike]
         if record.warm < _WARM:
             return record.call(inputs)
         if record.graph is None:
@@ -52,9 +55,20 @@ class Replay:
                     raise
                 self._possible = False
                 self._records.clear()
-                logger.warning("this GPU's work cannot be recorded; it goes on kernel by kernel")
+                reason = str(error).partition("\n")[0]
+                logger.warning("the GPU's work goes on kernel by kernel: not recorded, %s", reason)
                 return self._body(*inputs)
         return record.replay(inputs)
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """One for all calls.
+
+    Gradients are added up on the stream that saw a weight first, and recordings share memory within
+    a stream only.
+    """
+    return torch.cuda.Stream()
 
 
 class _Record:
@@ -67,8 +81,6 @@ class _Record:
 
     def __init__(self, body: Callable[..., torch.Tensor]) -> None:
         self._body = body
-        # Gradients are added up on the stream that saw a weight first: one stream for all calls.
-        self._stream = torch.cuda.Stream()
         self._inputs: list[torch.Tensor] = []
         self._output = torch.empty(0)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -76,16 +88,16 @@ class _Record:
 
     def call(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         self.warm += 1
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        _stream().wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(_stream()):
             output = self._body(*inputs)
-        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.current_stream().wait_stream(_stream())
         return output
 
     def capture(self, inputs: tuple[torch.Tensor, ...], pool: tuple[int, int] | None) -> None:
         self._inputs = [each.clone() for each in inputs]
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+        with torch.cuda.graph(graph, pool=pool, stream=_stream()):
             self._output = self._body(*self._inputs)
         self.graph = graph
 

@@ -1,12 +1,13 @@
 """Fine-tuning and sampling, really, on a small pipeline."""
 
+import gc
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -287,3 +288,29 @@ def test_a_state_of_another_training_is_not_gone_on_from(tune, tmp_path):
     run("second", 1e-3, work_dir)
     assert run("third", 1e-3, work_dir) == first
     assert seen == [[1, 2, 3, 4, 5, 6]] * 4 + [[5, 6]]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_network_that_has_drawn_is_out_of_the_memory(
+    tune, tiny_base, tmp_path, method, precision
+):
+    """Without a garbage collection, which memory does not trigger; the base stays until another."""
+    base = resolve_base(str(tiny_base), precision=precision)
+    other = resolve_base(str(tiny_base), precision="bf16" if precision == "fp32" else "fp32")
+    concept = tune("concept", config=SETTINGS.model_copy(update={"method": method}), base=base)
+    load_base(base)
+    gc.collect()
+    gc.disable()
+    try:
+        sample(base, concept, tmp_path / "drawn")
+        assert networks() == 1
+        # The old one is still in its place while the new one is read.
+        load_base(other)
+        assert networks() == 1
+    finally:
+        gc.enable()
+
+
+def networks() -> int:
+    return sum(type(each) is UNet2DConditionModel for each in gc.get_objects())

@@ -133,3 +133,15 @@ def test_the_papers_whole_table_is_planned_with_its_cost(name, rdface, tiny_base
         assert line.split()[1] == str(count)
     assert "in all" in out and "of disk" in out
     assert not (tmp_path / "root").exists()
+
+
+def test_a_gpu_takes_its_time_where_nothing_is_replayed(finished, tmp_path, monkeypatch):
+    """In full a step's kernels are handed over one by one; three classes take three steps each."""
+    gpu = cost_model.Device("one NVIDIA H200", 220e12, True)
+    monkeypatch.setattr(cost_model, "device", lambda: gpu)
+    whole, adapters, text = (
+        costs(finished.config, tmp_path, f"dreambooth.{each}")["dreambooth"].seconds
+        for each in ("method=full", "method=lora", "lora_text_encoder=true")
+    )
+    assert whole == text == pytest.approx(3 * 3 * 0.17)
+    assert adapters < 0.1 * whole
