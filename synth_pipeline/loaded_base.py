@@ -100,7 +100,7 @@ def load_base(base: BaseModel) -> LoadedBase:
         to_half(pipeline.unet, loaded.half)
         pipeline.text_encoder.to(loaded.half)
     if accelerator.device.type == "cuda":
-        # One picture of 512 px fills a GPU; eight at a time would only fill its memory.
+        # Eight pictures of 512 px at a time want seven gigabytes more, to be a twentieth faster.
         pipeline.vae.enable_slicing()
     return loaded
 
