@@ -4,7 +4,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,13 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    SchedulerMixin,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image, PngImagePlugin
 from transformers import CLIPTextModel
 
@@ -34,14 +28,12 @@ from synth_pipeline.face_mesh import face_mesh
 from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base, to_half
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.replay import Replay
+from synth_pipeline.schedulers import new_scheduler, stops
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import file_sha256
 from synth_pipeline.trainers import load_adapters
 
 logger = logging.getLogger("synth_pipeline")
-
-#: How the sampler's steps grow where the schedule ends without signal; 1 would be even.
-_SHORT_AT_FIRST = 1.8
 
 
 def image_seed(seed: int, class_id: str, index: int) -> int:
@@ -200,12 +192,12 @@ class _Sampler:
         self, config: SamplingConfig, loaded: LoadedBase, pipeline: StableDiffusionPipeline
     ) -> None:
         self._config, self._loaded = config, loaded
-        scheduler = _scheduler(pipeline, config.scheduler)
+        scheduler = new_scheduler(pipeline.scheduler, config.scheduler)
         self._pipeline = StableDiffusionPipeline(
             **{**pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
         )
         self._pipeline.set_progress_bar_config(disable=True)
-        self._stops = _stops(scheduler, config.steps)
+        self._stops = stops(scheduler, config.steps)
         self._one_by_one = False
         self._forward = pipeline.unet.forward
         self._predict = Replay(_predicting(self._forward))
@@ -297,45 +289,6 @@ class _Sampler:
 def _predicting(forward: Callable[..., Any]) -> Callable[..., torch.Tensor]:
     """A UNet's call from tensors to a tensor."""
     return lambda sample, timestep, words: forward(sample, timestep, words, return_dict=False)[0]
-
-
-def _scheduler(pipeline: StableDiffusionPipeline, name: str):  # type: ignore[no-untyped-def]
-    """A sampler on the base's own noise schedule."""
-    settings = pipeline.scheduler.config
-    if name == "base":
-        return type(pipeline.scheduler).from_config(settings)
-    if name == "ddim":
-        return DDIMScheduler.from_config(settings)
-    # DPM-Solver++ 2M (Lu et al. 2022): as good in 25 steps as DDIM in 50.
-    order = 3 if _ends_without_signal(settings) else 2
-    return DPMSolverMultistepScheduler.from_config(
-        settings, algorithm_type="dpmsolver++", solver_order=order
-    )
-
-
-def _stops(scheduler: SchedulerMixin, steps: int) -> list[int] | None:
-    """The times at which DPM-Solver++ stops, where its own even ones do not suit; else none.
-
-    A schedule that ends without any signal (Lin et al. 2024, Common Diffusion Noise Schedules and
-    Sample Steps are Flawed, section 3.1) decides the picture right behind that end, where its
-    signal-to-noise ratio grows from nothing. So the first steps are short: in eight steps of the
-    third order the embedded base ends 0.12 standard deviations from where many steps lead, and
-    0.30 in even ones of the second (docs/decisions/0017).
-    """
-    settings = scheduler.config
-    own = isinstance(scheduler, DPMSolverMultistepScheduler) and _ends_without_signal(settings)
-    if not own:
-        return None
-    last = settings.num_train_timesteps - 1
-    # No time twice, where the steps are so many that the first would be shorter than one time.
-    return [
-        min(last - step, round(last * (1 - (step / steps) ** _SHORT_AT_FIRST)))
-        for step in range(steps)
-    ]
-
-
-def _ends_without_signal(settings: Mapping[str, Any]) -> bool:
-    return bool(settings.get("rescale_betas_zero_snr"))
 
 
 @contextmanager

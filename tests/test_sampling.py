@@ -1,7 +1,6 @@
 """What is drawn: prompts that vary, and images without a face that are replaced."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from synth_pipeline import dreambooth, sampling
+from synth_pipeline import dreambooth, sampling, schedulers
 from synth_pipeline.base_model import resolve_base
 from synth_pipeline.config import DreamBoothConfig, SamplingConfig
 from synth_pipeline.errors import StageError
@@ -118,9 +117,8 @@ def test_steps_without_guidance_run_the_network_once(draw, tiny_base, share, siz
 
 def _stops(kind, scheduler, steps=8):
     """The times at which a sampler of a base with such a schedule runs the network."""
-    pipeline = SimpleNamespace(scheduler=scheduler)
-    sampler = sampling._scheduler(pipeline, kind)
-    return sampling._stops(sampler, steps), sampler
+    sampler = schedulers.new_scheduler(scheduler, kind)
+    return schedulers.stops(sampler, steps), sampler
 
 
 def test_where_the_schedule_ends_without_signal_the_first_steps_are_short():

@@ -22,6 +22,8 @@ def up(tmp_path):
     root = tmp_path / "root"
     clean = {name: value for name, value in os.environ.items() if "PREFECT" not in name}
     log = tmp_path / "up.log"
+    # A shell's background jobs ignore Ctrl-C, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "up", "--root", str(root), "--workers", "2"],
@@ -31,6 +33,7 @@ def up(tmp_path):
             env=clean | {"UP_TEST": str(tmp_path)},
             start_new_session=True,
         )
+    signal.signal(signal.SIGINT, before)
     try:
         deadline_s = time.monotonic() + _START_S
         while "Stop everything" not in log.read_text():
