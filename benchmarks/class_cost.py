@@ -35,13 +35,12 @@ import torch
 from PIL import Image
 
 from benchmarks import published_way
-from benchmarks.phantom_base import find_landmarks
+from benchmarks.phantoms import find_landmarks, write_photos
 from synth_pipeline import copies, dreambooth, embeddings, landmarks, ranking, sampling
 from synth_pipeline.base_model import BaseModel, resolve_base
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.loaded_base import load_base, load_pipeline
 from synth_pipeline.models import face_landmarker_path
-from synth_pipeline.phantom.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 #: As in `benchmarks.phantom_base`: not the seed of any training.
@@ -62,17 +61,7 @@ def main() -> None:
     model = face_landmarker_path()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make_dataset(
-            folder / "phantoms",
-            classes=CONDITIONS,
-            per_class=SHOTS,
-            test_per_class=0,
-            size_px=128,
-            seed=SEED,
-            mesh_path=model,
-        )
-        places = sorted((folder / "phantoms" / "images").iterdir())
-        photos = {place.name: sorted(place.glob("*.png")) for place in places}
+        photos = write_photos(folder, classes=CONDITIONS, per_class=SHOTS, size_px=128, seed=SEED)
         tuned = dict(list(photos.items())[:TUNED])
         # Everything that is loaded once in a study is loaded before either is timed.
         load_base(base)

@@ -33,11 +33,13 @@ CONCEPTS = 4
 
 def main() -> None:
     """Measure and print."""
+    from benchmarks.phantoms import write_photos
+
     parser = argparse.ArgumentParser(description="Training speed and memory.")
     parser.add_argument("--base", default="embedded", help="a folder in diffusers' format")
     base = parser.parse_args().base
     with tempfile.TemporaryDirectory() as scratch:
-        photos = _photos(Path(scratch))
+        photos = write_photos(Path(scratch), classes=CONCEPTS, per_class=4, size_px=256, seed=1)
         ways = [("lora", 0), ("lora", 1), ("lora", CONCEPTS), ("full", 0), ("full", 1)]
         speed: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
         memory: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
@@ -67,25 +69,6 @@ def main() -> None:
             }
         )
     )
-
-
-def _photos(folder: Path) -> dict[str, list[Path]]:
-    from synth_pipeline.models import face_landmarker_path
-    from synth_pipeline.phantom.dataset import make_dataset
-
-    make_dataset(
-        folder / "phantoms",
-        classes=CONCEPTS,
-        per_class=4,
-        test_per_class=0,
-        size_px=256,
-        seed=1,
-        mesh_path=face_landmarker_path(),
-    )
-    return {
-        place.name: sorted(place.glob("*.png"))
-        for place in sorted((folder / "phantoms" / "images").iterdir())
-    }
 
 
 def _apart(

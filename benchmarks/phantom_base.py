@@ -23,7 +23,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -32,12 +32,13 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from benchmarks.phantoms import find_landmarks, write_photos
 from synth_pipeline import dreambooth, landmarks, ranking, sampling
 from synth_pipeline.base_model import BaseModel, resolve_base
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.loaded_base import load_base
 from synth_pipeline.models import face_landmarker_path
-from synth_pipeline.phantom.dataset import PhantomRenderer, make_dataset, random_person
+from synth_pipeline.phantom.dataset import PhantomRenderer, random_person
 from synth_pipeline.store import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,42 +116,18 @@ def _rendered(renderer: PhantomRenderer, model: Path, sheet: list[list[Image.Ima
     return _share_found(_points(pictures, model))
 
 
-def find_landmarks(
-    files: Sequence[Path], model: Path, out_dir: Path, class_id: str, *, real_photos: bool
-) -> np.ndarray:
-    """Write the `landmarks` artifact of a class's pictures; their points, (N, 478, 3) pixels."""
-    landmarks.run(
-        [(path.stem, path) for path in files],
-        model=model,
-        out_dir=out_dir,
-        class_id=class_id,
-        real_photos=real_photos,
-    )
-    return landmarks.points_of(out_dir, [path.stem for path in files])
-
-
 def _dreambooth(
     config: StudyConfig, base: BaseModel, model: Path, folder: Path, sheet: list[list[Image.Image]]
 ) -> dict[str, float]:
-    make_dataset(
-        folder / "phantoms",
-        classes=CONDITIONS,
-        per_class=SHOTS,
-        test_per_class=0,
-        size_px=BASE_PX,
-        seed=SEED,
-        mesh_path=model,
-    )
+    photos = write_photos(folder, classes=CONDITIONS, per_class=SHOTS, size_px=BASE_PX, seed=SEED)
     tuning = config.dreambooth
     drawing = config.sampling.model_copy(update={"images_per_class": SAMPLES})
     real, synthetic = {}, {}
     begun_s = time.monotonic()
-    for done, place in enumerate(sorted((folder / "phantoms" / "images").iterdir()), start=1):
-        name = place.name
+    for done, (name, files) in enumerate(photos.items(), start=1):
         stages = {s: folder / name / s for s in ("concept", "samples", "real", "synthetic")}
         for stage in stages.values():
             stage.mkdir(parents=True)
-        files = sorted(place.glob("*.png"))
         dreambooth.run(
             tuning,
             class_id=name,

@@ -35,13 +35,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import published_way
+from benchmarks.phantoms import write_photos
 from benchmarks.random_base import write_random_base
 from synth_pipeline import dreambooth, replay, sampling
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.loaded_base import load_base, load_pipeline
-from synth_pipeline.models import face_landmarker_path
-from synth_pipeline.phantom.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 100
@@ -61,19 +60,7 @@ def main() -> None:
         folder = Path(scratch)
         pipeline = write_random_base(folder / "base-made", "cuda")
         at_once = efficient.dreambooth.concepts_at_once
-        make_dataset(
-            folder / "phantoms",
-            classes=at_once,
-            per_class=4,
-            test_per_class=0,
-            size_px=512,
-            seed=1,
-            mesh_path=face_landmarker_path(),
-        )
-        photos = {
-            place.name: sorted(place.glob("*.png"))
-            for place in sorted((folder / "phantoms" / "images").iterdir())
-        }
+        photos = write_photos(folder, classes=at_once, per_class=4, size_px=512, seed=1)
         bf16 = _Way(efficient, BaseModel(pipeline, "random"), photos, at_once, folder / "bf16")
         figures["efficient"] = bf16.measure()
         figures["tflop_per_s"] = rate = _rate()

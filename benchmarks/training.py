@@ -67,27 +67,18 @@ def _photos(folder: Path) -> dict[str, list[Path]]:
     """Phantoms of 512 px, and each once more mirrored."""
     from PIL import Image, ImageOps
 
-    from synth_pipeline.models import face_landmarker_path
-    from synth_pipeline.phantom.dataset import make_dataset
+    from benchmarks.phantoms import write_photos
 
-    make_dataset(
-        folder / "phantoms",
-        classes=CLASSES,
-        per_class=EACH // 2,
-        test_per_class=0,
-        size_px=256,
-        seed=1,
-        mesh_path=face_landmarker_path(),
-    )
+    made = write_photos(folder, classes=CLASSES, per_class=EACH // 2, size_px=256, seed=1)
     found: dict[str, list[Path]] = {}
-    for place in sorted((folder / "phantoms" / "images").iterdir()):
-        for path in sorted(place.glob("*.png")):
+    for name, files in made.items():
+        for path in files:
             with Image.open(path) as opened:
                 large = opened.resize((512, 512), Image.Resampling.BICUBIC)
             large.save(path)
             mirrored = path.with_name(f"mirrored-{path.name}")
             ImageOps.mirror(large).save(mirrored)
-            found.setdefault(place.name, []).extend((path, mirrored))
+            found.setdefault(name, []).extend((path, mirrored))
     return found
 
 

@@ -47,6 +47,15 @@ class LoadedBase:
         """Half precision, where frozen networks compute in it."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
 
+    def halve(self, pipeline: StableDiffusionPipeline) -> None:
+        """Put a pipeline's frozen UNet and text encoder into `half`, where there is one.
+
+        Nothing is gained by more; the autoencoder overflows in half precision.
+        """
+        if self.half is not None:
+            _to_half(pipeline.unet, self.half)
+            pipeline.text_encoder.to(self.half)
+
 
 def new_accelerator(precision: Precision) -> Accelerator:
     """Device and precision; `auto` is bf16 on GPUs that compute with it, fp16 on other GPUs."""
@@ -95,17 +104,14 @@ def load_base(base: BaseModel) -> LoadedBase:
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         module.requires_grad_(False).eval()
     loaded = LoadedBase(pipeline, accelerator)
-    if loaded.half is not None:
-        # Frozen, so nothing is gained by more; the autoencoder overflows in half precision.
-        to_half(pipeline.unet, loaded.half)
-        pipeline.text_encoder.to(loaded.half)
+    loaded.halve(pipeline)
     if accelerator.device.type == "cuda":
         # Eight pictures of 512 px at a time want seven gigabytes more, to be a twentieth faster.
         pipeline.vae.enable_slicing()
     return loaded
 
 
-def to_half(unet: UNet2DConditionModel, half: torch.dtype) -> None:
+def _to_half(unet: UNet2DConditionModel, half: torch.dtype) -> None:
     """Let a frozen UNet compute in half precision, and still take and give float32.
 
     Autocast would not: it turns each normalisation into float32 and back. Between the calls latents

@@ -25,7 +25,7 @@ from synth_pipeline.config import DreamBoothConfig, SamplingConfig
 from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import StageError
 from synth_pipeline.face_mesh import face_mesh
-from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base, to_half
+from synth_pipeline.loaded_base import LoadedBase, is_out_of_memory, load_base
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.replay import Replay
 from synth_pipeline.schedulers import new_scheduler, stops
@@ -307,10 +307,7 @@ def _with_concept(loaded: LoadedBase, concept_dir: Path) -> Iterator[StableDiffu
         tuned = StableDiffusionPipeline(
             **{**pipeline.components, **own}, requires_safety_checker=False
         )
-        tuned.to(pipeline.device)
-        if loaded.half is not None:
-            to_half(tuned.unet, loaded.half)
-            tuned.text_encoder.to(loaded.half)
+        loaded.halve(tuned.to(pipeline.device))
         yield tuned
         return
     taken_off: list[Callable[[], None]] = []

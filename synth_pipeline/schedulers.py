@@ -42,8 +42,7 @@ def stops(scheduler: SchedulerMixin, steps: int) -> list[int] | None:
         steps: how many.
     """
     settings = scheduler.config
-    own = isinstance(scheduler, DPMSolverMultistepScheduler) and _ends_without_signal(settings)
-    if not own:
+    if not isinstance(scheduler, DPMSolverMultistepScheduler) or not _ends_without_signal(settings):
         return None
     last = settings.num_train_timesteps - 1
     # No time twice, where the steps are so many that the first would be shorter than one time.

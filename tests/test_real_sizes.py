@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.phantom_base import find_landmarks
+from benchmarks.phantoms import find_landmarks
 from benchmarks.random_base import write_random_base
 from synth_pipeline import dreambooth, sampling
 from synth_pipeline.base_model import resolve_base
