@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from synth_pipeline import copies, landmarks, selection
-from synth_pipeline.config import CopiesConfig, RankingConfig, SelectionConfig
+from synth_pipeline.config import CopiesConfig, RankingConfig
 from synth_pipeline.models import face_landmarker_path
 from synth_pipeline.phantom.reference import nearest_prototype, reference_figures
 from synth_pipeline.phantom.sets import BENCHMARKS
@@ -300,7 +300,8 @@ def _select(answer: Connection, folder: Path, count: int) -> None:
     sha256 = {place: f"{number:064x}" for number, place in enumerate(images)}
     begun_s = time.perf_counter()
     selection.run(
-        SelectionConfig(strategy="diverse", scales=(2_000, 4_000, SELECTED)),
+        "diverse",
+        scales=(2_000, 4_000, SELECTED),
         ranking_dir=folder,
         copies_dir=folder,
         sha256=sha256,

@@ -3,11 +3,13 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from synth_pipeline.config import StudyConfig, dump_config, load_config
 from synth_pipeline.errors import InputError
+from synth_pipeline.selection import check_scales
 from synth_pipeline.store import write_in_one_step
 from synth_pipeline.study import Study
 
@@ -85,7 +87,7 @@ def preflight(study: Study, until: str) -> None:
     if reach >= STAGES.index("sampling"):
         _ = study.signer
     if reach >= STAGES.index("selection"):
-        study.scales(classes)
+        check_scales(study.config.selection.scales, _images_to_generate(study, classes))
     for key in ("ranking", "copies"):
         backbone = getattr(study.config, key).backbone
         if backbone and reach >= STAGES.index(key):
@@ -99,6 +101,13 @@ def preflight(study: Study, until: str) -> None:
             from synth_pipeline import backbones
 
             backbones.check(backbone, study.config.recognition.pretrained)
+
+
+def _images_to_generate(study: Study, classes: Sequence[str]) -> int:
+    """Images of all classes that the source has, those included that failed in an earlier run."""
+    made = study.graph.resolve(study.cases()).looked.status == "cached"
+    failed = len(study.case_set.failed) if made else 0
+    return (len(classes) + failed) * study.config.sampling.images_per_class
 
 
 def _tell_the_cost(root: Path, config: StudyConfig, until: str) -> None:

@@ -137,11 +137,11 @@ def shortage(study: Study, classes: Sequence[str]) -> str:
     found = study.graph.measurements(study.selection(classes))
     if not found["missing"]:
         return ""
-    generated = len(classes) * study.config.sampling.images_per_class
+    drawn = found["drawn"]
     selected, alike = found["selected"], found["eligible"] - found["selected"]
     different = f" ({alike} more are near-duplicates)" if alike else ""
     return (
-        f"Only {selected} of {generated} synthetic images show a face and passed the copy audit"
+        f"Only {selected} of {drawn:.0f} synthetic images show a face and passed the copy audit"
         f"{different}, so a scale beyond {selected} trains on {selected}."
     )
 

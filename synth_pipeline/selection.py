@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth_pipeline import diversity, ranking
-from synth_pipeline.config import SelectionConfig
+from synth_pipeline.config import Strategy
 from synth_pipeline.errors import InputError
 
 
@@ -32,28 +32,42 @@ class Pick:
 def resolve_scales(scales: Sequence[int | float], generated: int) -> list[int]:
     """Numbers of images, ascending and different.
 
+    A number of images beyond what is generated becomes what is generated, so that a study goes on
+    when one of its classes failed; `check_scales` refuses it before anything is generated.
+
     Args:
-        scales: integers are numbers of images, shares are of all that are generated.
-        generated: how many images the study generates.
+        scales: integers are numbers of images, shares are of all that are to be generated.
+        generated: classes × images per class; images that replace others do not count.
+    """
+    return sorted({min(_number(scale, generated), generated) for scale in scales})
+
+
+def check_scales(scales: Sequence[int | float], generated: int) -> None:
+    """Refuse scales that ask for more images than are to be generated.
+
+    Args:
+        scales: as in `resolve_scales`.
+        generated: classes × images per class.
 
     Raises:
-        InputError: a scale is larger than what is generated.
+        InputError: naming the largest scale.
     """
-    numbers = set()
-    for scale in scales:
-        number = scale if isinstance(scale, int) else max(1, round(scale * generated))
-        if number > generated:
-            raise InputError(
-                f"selection.scales asks for {number} images, but only {generated} are generated; "
-                "raise sampling.images_per_class or lower the scale."
-            )
-        numbers.add(number)
-    return sorted(numbers)
+    largest = max(_number(scale, generated) for scale in scales)
+    if largest > generated:
+        raise InputError(
+            f"selection.scales asks for {largest} images, but only {generated} are generated; "
+            "raise sampling.images_per_class or lower the scale."
+        )
+
+
+def _number(scale: int | float, generated: int) -> int:
+    return scale if isinstance(scale, int) else max(1, round(scale * generated))
 
 
 def run(
-    config: SelectionConfig,
+    strategy: Strategy,
     *,
+    scales: Sequence[int],
     ranking_dir: Path,
     copies_dir: Path,
     sha256: Mapping[tuple[str, int], str],
@@ -68,16 +82,19 @@ def run(
     image counts by its cosine, divided by the rank of its true class.
 
     Args:
-        config: strategy and scales.
+        strategy: how images are chosen.
+        scales: numbers of images, ascending, as `resolve_scales` gives them. They are resolved
+            once, before anything is generated: replacements of images without a face change how
+            many there are, and must not change what a share means.
         ranking_dir: a `ranking` artifact.
         copies_dir: a `copies` artifact.
         sha256: of every synthetic image, by class and index.
         out_dir: an empty folder.
 
     Returns:
-        How many images are eligible, how many are selected, how many the largest scale lacks, and
-        how many classes have fewer eligible images than an even share of it, so that others stand
-        in for them.
+        How many images were drawn, how many are eligible, how many are selected, how many the
+        largest scale lacks, and how many classes have fewer eligible images than an even share of
+        it, so that others stand in for them.
 
     Raises:
         InputError: no image is eligible.
@@ -89,12 +106,11 @@ def run(
             "raise dreambooth.steps or choose another base model."
         )
     count = sum(len(picks) for picks in eligible.values())
-    scales = resolve_scales(config.scales, len(sha256))
     for picks in eligible.values():
         picks.sort(key=_best_first)
-    if config.strategy == "top-overall":
+    if strategy == "top-overall":
         ordered = _all_together(eligible)
-    elif config.strategy == "top-per-class":
+    elif strategy == "top-per-class":
         ordered = _in_turn(eligible, scales[-1])
     else:
         ordered = _in_turn(_diverse(eligible, ranking_dir, copies_dir), scales[-1])
@@ -114,6 +130,7 @@ def run(
     pq.write_table(pa.Table.from_pylist(rows), out_dir / "selection.parquet")
     share = scales[-1] // len(eligible)
     return {
+        "drawn": len(sha256),
         "eligible": count,
         "selected": min(scales[-1], len(ordered)),
         "missing": max(0, scales[-1] - len(ordered)),

@@ -13,7 +13,7 @@ STAGE_VERSIONS = {
     "sampling": 3,
     "ranking": 2,
     "copies": 2,
-    "selection": 2,
+    "selection": 3,
     "tuning": 1,
     "training": 2,
     "evaluation": 3,

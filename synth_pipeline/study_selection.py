@@ -114,11 +114,7 @@ class SelectionOfStudy(SynthesisOfStudy):
         )
 
     def scales(self, classes: Sequence[str]) -> list[int]:
-        """How many synthetic images each scale trains on, ascending.
-
-        Raises:
-            InputError: a scale asks for more images than are generated.
-        """
+        """How many synthetic images each scale trains on, ascending; of these classes."""
         generated = len(classes) * self.config.sampling.images_per_class
         return selection.resolve_scales(self.config.selection.scales, generated)
 
@@ -127,6 +123,7 @@ class SelectionOfStudy(SynthesisOfStudy):
         """Which synthetic images are trained on, for every scale; by the study's own strategy."""
         strategy = strategy or self.config.selection.strategy
         settings = self.config.selection.model_copy(update={"strategy": strategy})
+        scales = self.scales(classes)
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
             sha256 = {
@@ -135,7 +132,8 @@ class SelectionOfStudy(SynthesisOfStudy):
                 for sample in synthetic_set.load(inputs[f"sampling/{name}"])
             }
             done = selection.run(
-                settings,
+                strategy,
+                scales=scales,
                 ranking_dir=inputs["ranking"],
                 copies_dir=inputs["copies"],
                 sha256=sha256,
@@ -152,7 +150,7 @@ class SelectionOfStudy(SynthesisOfStudy):
         return self._node(
             "selection",
             strategy if strategy != self.config.selection.strategy else "",
-            {"selection": without(settings.key_slice(), "compare"), "scales": self.scales(classes)},
+            {"selection": without(settings.key_slice(), "compare"), "scales": scales},
             body,
             inputs=(
                 Input("ranking", self.ranking(classes)),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synth_pipeline import diversity, selection
-from synth_pipeline.config import SelectionConfig, Strategy
+from synth_pipeline.config import Strategy
 from synth_pipeline.errors import InputError
 
 
@@ -89,7 +89,8 @@ def select(tmp_path):
         pq.write_table(pa.Table.from_pylist(copies, kinds), tmp_path / "copies.parquet")
         pq.write_table(pa.Table.from_pylist(embeddings, vectors), tmp_path / "embeddings.parquet")
         done = selection.run(
-            SelectionConfig(strategy=strategy, scales=scales),
+            strategy,
+            scales=selection.resolve_scales(scales, len(images)),
             ranking_dir=tmp_path,
             copies_dir=tmp_path,
             sha256={(name, index): f"{name}{index}" for name, index, _ in images},
@@ -122,12 +123,12 @@ def test_what_does_not_divide_goes_to_the_best(select):
 def test_copies_and_faceless_images_are_never_selected(select):
     done, picks = select({"a": [0.9, 0.8, None], "b": [0.7, 0.6, 0.5]}, withheld={("a", 0)})
     assert _names(picks[6]) == [("a", 1), ("b", 0), ("b", 1), ("b", 2)]
-    assert done == {"eligible": 4, "selected": 4, "missing": 2, "short_classes": 1}
+    assert done == {"drawn": 6, "eligible": 4, "selected": 4, "missing": 2, "short_classes": 1}
 
 
 def test_a_class_without_any_eligible_image_counts_as_short(select):
     done, _ = select({"a": [None, None], "b": [0.7, 0.6]}, scales=(2,))
-    assert done == {"eligible": 2, "selected": 2, "missing": 0, "short_classes": 1}
+    assert done == {"drawn": 4, "eligible": 2, "selected": 2, "missing": 0, "short_classes": 1}
 
 
 def test_equal_cosines_are_ordered_by_name_whatever_the_order_of_input(select):
@@ -185,7 +186,7 @@ def test_diverse_leaves_near_duplicates_out_and_says_so(select):
         {"a": [0.9, 0.8, 0.7]}, scales=(3,), hashes=hashes, places=places, strategy="diverse"
     )
     assert _names(picks[3]) == [("a", 0), ("a", 2)]
-    assert done == {"eligible": 3, "selected": 2, "missing": 1, "short_classes": 0}
+    assert done == {"drawn": 3, "eligible": 3, "selected": 2, "missing": 1, "short_classes": 0}
 
 
 def test_lazy_greedy_is_greedy(rng):
@@ -218,7 +219,19 @@ def test_nothing_eligible_is_said(select):
 
 def test_more_than_generated_is_refused():
     with pytest.raises(InputError, match="asks for 11 images, but only 10"):
-        selection.resolve_scales([11], 10)
+        selection.check_scales([3, 11], 10)
+
+
+def test_a_scale_that_a_failed_class_leaves_empty_becomes_all_that_is_generated():
+    assert selection.resolve_scales([4, 9], 8) == [4, 8]
+
+
+def test_replacements_of_faceless_images_do_not_change_the_scales(select):
+    # Of two classes of four images each; one image was drawn again, so there are nine.
+    scales = selection.resolve_scales([0.5, 1.0], 2 * 4)
+    done, picks = select({"a": [0.9, None, 0.7, 0.6, 0.5], "b": [0.4] * 4}, scales=scales)
+    assert {scale: len(chosen) for scale, chosen in picks.items()} == {4: 4, 8: 8}
+    assert done["drawn"] == 9
 
 
 @given(
