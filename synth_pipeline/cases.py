@@ -5,7 +5,6 @@ the person who has to mend it; ids are hashes of pixels.
 """
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from synth_pipeline.case_sources import SourcePhoto, content
+from synth_pipeline.class_names import class_ids, shown
 from synth_pipeline.config import CasesConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.near_duplicates import Shown, settle
@@ -81,22 +81,6 @@ class CaseSet:
     def test(self) -> list[Case]:
         """All held-out photos."""
         return [case for case in self.cases if case.split == "test"]
-
-
-def class_ids(names: Iterable[str]) -> dict[str, str]:
-    """Class name to id: lower-case letters, digits and hyphens; a number where two are equal."""
-    ids: dict[str, str] = {}
-    taken: Counter[str] = Counter()
-    for name in sorted(set(names)):
-        short = slug(name)
-        taken[short] += 1
-        ids[name] = short if taken[short] == 1 else f"{short}-{taken[short]}"
-    return ids
-
-
-def slug(name: str) -> str:
-    """A class's name as lower-case letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"
 
 
 def case_id_of(image: Image.Image) -> str:
@@ -186,7 +170,7 @@ def run(
             {
                 "case_id": case_id,
                 "class_id": class_id,
-                "class_name": " ".join(photo.class_name.replace("_", " ").split()),
+                "class_name": shown(photo.class_name),
                 "subject_id": subjects[case_id],
                 "split": splits[case_id],
                 "file": file,
@@ -271,7 +255,7 @@ def _subject_id(photo: SourcePhoto, case_id: str) -> str:
     if photo.subject is None:
         return case_id.replace("case-", "subject-")
     name = f"{photo.class_name}\0{photo.subject}"
-    return "subject-" + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return "subject-" + hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _split(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from synth_pipeline import cases, cost_model, registry_cases
+from synth_pipeline import cost_model, registry_cases
+from synth_pipeline.class_names import class_ids
 from synth_pipeline.config import DreamBoothConfig, SamplingConfig
 from synth_pipeline.graph import PlanRow
 from synth_pipeline.phantom.sets import phantoms_of
@@ -253,7 +254,7 @@ def _photos(study: Study, classes: Sequence[str]) -> tuple[dict[str, int], dict[
         train = {name: sizes.per_class[place] for place, name in enumerate(classes)}
         return train, dict.fromkeys(classes, sizes.test_per_class)
     else:
-        names = cases.class_ids({photo.class_name for photo in study.photos})
+        names = class_ids({photo.class_name for photo in study.photos})
         total = Counter(names[photo.class_name] for photo in study.photos)
         held_out = {name: int(n * settings.test_fraction + 0.5) for name, n in total.items()}
         return {name: n - held_out[name] for name, n in total.items()}, held_out

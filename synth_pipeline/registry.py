@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,8 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from synth_pipeline import likeness
-from synth_pipeline.cases import case_id_of, slug
+from synth_pipeline.cases import case_id_of
+from synth_pipeline.class_names import marked_id, short_id, shown
 from synth_pipeline.errors import InputError
 from synth_pipeline.near_duplicates import SAME_BITS, SAME_PIXELS
 from synth_pipeline.seeds import derived_seed
@@ -113,6 +113,11 @@ class Registry:
                 "bring it back from a backup."
             ) from None
 
+    @cached_property
+    def _classes(self) -> dict[str, str]:
+        """Names of the registered classes to their ids."""
+        return {entry.class_name: entry.class_id for entry in self.entries}
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the registry; the kernel frees it however the process ends.
@@ -125,6 +130,7 @@ class Registry:
             (self.folder / "images").mkdir(mode=0o700, exist_ok=True)
             with FileLock(self.folder / ".lock", timeout=0, mode=0o600):
                 self.__dict__.pop("entries", None)
+                self.__dict__.pop("_classes", None)
                 if not self.entries:
                     self._write([])
                 self._sweep()
@@ -167,15 +173,13 @@ class Registry:
     def class_id(self, name: str) -> str:
         """The id of a class by its folder's name, which need not be registered yet.
 
-        Names that differ in case, spaces and punctuation only are one class. An id that is given
-        stays, whatever other names come.
+        Names that are shown alike are one class; those that differ in case are two, as in a folder
+        of class folders. An id that is given stays, whatever other names come.
         """
-        ids = {_plain(entry.class_name): entry.class_id for entry in self.entries}
-        if (known := ids.get(_plain(name))) is not None:
+        if (known := self._classes.get(shown(name))) is not None:
             return known
-        wanted, taken = slug(name), set(ids.values())
-        free = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, len(taken) + 2))
-        return next(class_id for class_id in free if class_id not in taken)
+        short = short_id(name)
+        return short if short and short not in self._classes.values() else marked_id(name)
 
     def side(
         self, class_id: str, subject_id: str, *, seed: int, fraction: float
@@ -243,12 +247,13 @@ class Registry:
             )
         subject_id = case_id.replace("case-", "subject-")
         if subject is not None:
-            named = hashlib.sha256(f"{class_id}\0{subject}".encode()).hexdigest()
+            text = f"{class_id}\0{subject}".encode(errors="surrogateescape")
+            named = hashlib.sha256(text).hexdigest()
             subject_id = f"subject-{named[:16]}"
         entry = Entry(
             case_id=case_id,
             class_id=class_id,
-            class_name=self._class_name(class_id) or " ".join(class_name.replace("_", " ").split()),
+            class_name=shown(class_name),
             subject_id=subject_id,
             split=self.side(class_id, subject_id, seed=seed, fraction=fraction),
             arrival=arrival,
@@ -274,9 +279,6 @@ class Registry:
             return int(json.loads((self.folder / _ANNOUNCED).read_bytes())["count"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0  # to tell twice costs a study that is cached; not to tell loses a case
-
-    def _class_name(self, class_id: str) -> str | None:
-        return next((e.class_name for e in self.entries if e.class_id == class_id), None)
 
     def _nearest(self, picture: Path) -> tuple[str, Entry | None]:
         """The picture's perceptual hash, and the case that shows the same, mirrored or not."""
@@ -307,13 +309,10 @@ class Registry:
         head = {"version": _VERSION, "count": len(entries), "sha256": digest}
         write_in_one_step(self.folder / _INDEX, canonical_json(head) + b"\n" + body)
         self.entries = list(entries)
+        self.__dict__.pop("_classes", None)
 
 
 def _described(paths: Sequence[Path], mirror: bool = False) -> likeness.Described:
     """Without landmarks: the whole picture is compared."""
     nowhere = np.full((len(paths), 478, 3), np.nan)
     return likeness.describe(paths, nowhere, mirror=np.arange(468) if mirror else None)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", " ", name.casefold()).strip()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from synth_pipeline import cases, models, registry_cases, synthetic_set
+from synth_pipeline.class_names import class_ids
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output
@@ -123,7 +124,7 @@ class Study(RecognitionOfStudy):
             from synth_pipeline.phantom.dataset import class_names
 
             names = class_names(len(self._phantoms.per_class), self._phantoms.seed)
-            return sorted(cases.class_ids(names).values())
+            return sorted(class_ids(names).values())
         if self.config.cases.format == "registry":
             return registry_cases.trainable(self.config.cases, self.registry)
-        return sorted(cases.class_ids({photo.class_name for photo in self.photos}).values())
+        return sorted(class_ids({photo.class_name for photo in self.photos}).values())

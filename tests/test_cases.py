@@ -221,12 +221,6 @@ def test_rdface_layout(tmp_path):
     assert len(case_set.test()) == 2
 
 
-def test_equal_slugs_stay_apart():
-    ids = cases.class_ids(["A b", "a-b", "A_B", "Ωmega", "Ω"])
-    assert len(set(ids.values())) == 5
-    assert ids == cases.class_ids(reversed(["A b", "a-b", "A_B", "Ωmega", "Ω"]))
-
-
 def split(sizes, seed, fraction=0.25):
     """Split classes of given subjects; each subject has one to three photos."""
     kept = {}
