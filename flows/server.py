@@ -5,7 +5,6 @@ in the environment (`PREFECT_API_URL`, `PREFECT_API_AUTH_STRING`) wins. Prefect 
 here: all of this is known before a study is laid down.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 
 from synth_pipeline import __version__
 from synth_pipeline.errors import InputError
+from synth_pipeline.json_files import parse_object
 
 GPU_POOL, CPU_POOL = "gpu", "cpu"
 SYNTHESIZE, RECOGNIZE, STUDY = "synthesize-class/gpu", "recognize/gpu", "study/production"
@@ -48,19 +48,22 @@ class Server:
         return self._ask("POST", f"/{what}/filter", wanted or {}) or []
 
     def _ask(self, method: str, path: str, content: Any) -> Any:
-        login = tuple(self.secret.split(":", 1)) if self.secret else None
+        user, _, password = (self.secret or "").partition(":")
+        login = (user, password) if self.secret else None
         try:
-            with httpx.Client(auth=login, timeout=30, trust_env=False) as client:  # type: ignore[arg-type]
+            with httpx.Client(auth=login, timeout=30, trust_env=False) as client:
                 headers = {}
                 if method == "POST":
                     # Where the server wants no token (422), none is needed.
                     told = client.get(f"{self.url}/csrf-token", params={"client": "synth-pipeline"})
                     if told.status_code == 200:
                         headers = {
-                            "Prefect-Csrf-Token": told.json()["token"],
+                            "Prefect-Csrf-Token": parse_object(told.content)["token"],
                             "Prefect-Csrf-Client": "synth-pipeline",
                         }
                 reply = client.request(method, self.url + path, json=content, headers=headers)
+        except (ValueError, KeyError):
+            raise self._no_prefect("it gives no token") from None
         except httpx.HTTPError:
             raise InputError(
                 f"No Prefect server answers at {self.url}; start one with `synth-pipeline up`, or "
@@ -76,11 +79,17 @@ class Server:
         if reply.status_code == 404:
             return None
         if reply.status_code != 200:
-            raise InputError(
-                f"What answers at {self.url} is no Prefect server (status {reply.status_code}); "
-                "set PREFECT_API_URL to one, with /api at its end."
-            )
-        return reply.json()
+            raise self._no_prefect(f"status {reply.status_code}")
+        try:
+            return reply.json()
+        except ValueError:
+            raise self._no_prefect("its answer is not JSON") from None
+
+    def _no_prefect(self, why: str) -> InputError:
+        return InputError(
+            f"What answers at {self.url} is no Prefect server ({why}); "
+            "set PREFECT_API_URL to one, with /api at its end."
+        )
 
 
 def server_file(root: Path) -> Path:
@@ -89,14 +98,28 @@ def server_file(root: Path) -> Path:
 
 
 def find_server(root: Path) -> Server | None:
-    """The server of the environment, or else the one that runs under this root; or none."""
+    """The server of the environment, or else the one that runs under this root; or none.
+
+    Raises:
+        InputError: the file that `up` left is damaged.
+    """
     if url := os.environ.get("PREFECT_API_URL"):
         return Server(url.rstrip("/"), os.environ.get("PREFECT_API_AUTH_STRING") or None)
+    path = server_file(root)
     try:
-        told = json.loads(server_file(root).read_bytes())
-        return Server(told["url"], told["secret"])
-    except (OSError, ValueError, KeyError):
+        told = parse_object(path.read_bytes())
+        url, secret = told["url"], told["secret"]
+        if not isinstance(url, str) or not isinstance(secret, str | None):
+            raise ValueError
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError):
+        raise InputError(
+            f"{path} is damaged; stop `synth-pipeline up` for this root, and start it again."
+        ) from None
+    return Server(url, secret)
 
 
 def ready_server(root: Path) -> Server:

@@ -20,7 +20,11 @@ from synth_pipeline.errors import InputError
 
 def check_server(root: Path) -> Iterator[tuple[bool, str]]:
     """One line for each thing that `engine: workers` needs; nothing is wrong without a server."""
-    server = find_server(root)
+    try:
+        server = find_server(root)
+    except InputError as error:
+        yield False, str(error)
+        return
     if server is None:
         yield True, f"no Prefect server for {root}: fine for engine: inline"
         return

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,8 +19,10 @@ from pydantic import (
     model_validator,
 )
 
-from synth_pipeline import bucket
+from synth_pipeline import bucket, yaml_files
 from synth_pipeline.errors import InputError
+from synth_pipeline.overrides import with_overrides
+from synth_pipeline.places import from_home
 
 SPEED = "speed"
 _SPEED: dict[str, Any] = {"affects": SPEED}
@@ -31,12 +34,15 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Regime = Literal["real", "synthetic", "mixed"]
 #: An integer is a number of images in all; a share (0, 1] is of all images that were generated.
 Scale = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
+_ADVICE = "name a YAML file, such as configs/quickstart.yaml"
+#: A file or a folder on this machine (or, in some keys, a name or an address).
+Place = Annotated[str, AfterValidator(from_home)]
 
 
 class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def key_slice(self) -> dict[str, Any]:
         """What of this section decides a stage's content, as plain JSON values."""
@@ -76,9 +82,9 @@ class PhantomCases(Section):
 class CasesConfig(Section):
     """Where the real photos come from and how they are split."""
 
-    source: str = Field("", description="folder of photos; empty with format phantom")
+    source: Place = Field("", description="folder of photos; empty with format phantom")
     format: Literal["imagefolder", "csv", "rdface", "phantom", "registry"] = "imagefolder"
-    inbox: str = Field(
+    inbox: Place = Field(
         "",
         description="registry: where new photos arrive, a folder or an address such as s3://...",
         json_schema_extra=_SPEED,
@@ -91,8 +97,8 @@ class CasesConfig(Section):
 class DreamBoothConfig(Section):
     """Fine-tuning of one class (DreamBooth, Ruiz et al. 2023; LoRA, Hu et al. 2022)."""
 
-    base_model: str = Field("embedded", description="embedded, a diffusers folder, or a hub id")
-    base_vae: str | None = Field(None, description="another VAE: a folder or a hub id")
+    base_model: Place = Field("embedded", description="embedded, a diffusers folder, or a hub id")
+    base_vae: Place | None = Field(None, description="another VAE: a folder or a hub id")
     revision: str | None = Field(None, description="hub revision; a commit makes it reproducible")
     method: Literal["lora", "full"] = "lora"
     instance_prompt: str = "photo of a {class_name} child"
@@ -162,10 +168,10 @@ class SamplingConfig(Section):
     )
     batch_size: int = Field(4, ge=1, json_schema_extra=_SPEED)
     # Places decide nothing; the certificate's content enters the key.
-    c2pa_certificate: str | None = Field(
+    c2pa_certificate: Place | None = Field(
         None, description="PEM chain to sign the images with", json_schema_extra=_SPEED
     )
-    c2pa_key: str | None = Field(
+    c2pa_key: Place | None = Field(
         None, description="PEM private key of its first certificate", json_schema_extra=_SPEED
     )
 
@@ -224,7 +230,7 @@ class RecognitionConfig(Section):
         ("resnet18",), min_length=1, description="the paper's by short names, or timm's names"
     )
     regimes: tuple[Regime, ...] = Field(("real", "synthetic"), min_length=1)
-    pretrained: bool | str = Field(
+    pretrained: bool | Place = Field(
         True,
         description="published weights, none, embedded: the ones learned on phantoms, or a folder",
     )
@@ -300,21 +306,6 @@ class StudyConfig(Section):
         return self
 
 
-def parse_override(text: str) -> tuple[list[str], Any]:
-    """Split one `a.b=value` of the command line; the value is read as YAML.
-
-    Raises:
-        InputError: there is no `=`, the key is empty, or the value is no YAML.
-    """
-    name, equals, raw = text.partition("=")
-    if not equals or not name.strip():
-        raise InputError(f"--set {text!r} is not of the form key.subkey=value.")
-    try:
-        return name.strip().split("."), yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise InputError(f"--set {name}: the value {raw!r} is not valid YAML; quote it.") from None
-
-
 def load_config(path: Path, overrides: list[str] | None = None) -> StudyConfig:
     """Read a study's YAML file and apply `--set` overrides.
 
@@ -326,31 +317,9 @@ def load_config(path: Path, overrides: list[str] | None = None) -> StudyConfig:
         InputError: the file is missing or no YAML, or any value is wrong; all wrong values are
             named in one message.
     """
+    raw = yaml_files.read_mapping(path, "Configuration", _ADVICE)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or "cannot be read"
-        raise InputError(
-            f"Configuration {path}: {reason}; name a YAML file, such as configs/quickstart.yaml."
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"Configuration {path} is not a text file; name a YAML file.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"Configuration {path}{where} is not valid YAML; mend it there.") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"Configuration {path} holds no keys; see configs/ for examples.")
-    for text in overrides or []:
-        keys, value = parse_override(text)
-        node = raw
-        for key in keys[:-1]:
-            node = node.setdefault(key, {})
-            if not isinstance(node, dict):
-                raise InputError(f"--set {text}: {key!r} is a value, not a section.")
-        node[keys[-1]] = value
-    try:
-        return StudyConfig.model_validate(raw)
+        return StudyConfig.model_validate(with_overrides(raw, overrides or [], StudyConfig))
     except ValidationError as error:
         raise InputError(_all_errors(path, error)) from None
 
@@ -358,6 +327,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> StudyConfig:
 def _all_errors(path: Path, error: ValidationError) -> str:
     """Every wrong value in one sentence, each with its dotted name."""
     seen: dict[str, str] = {}
+    most = 10
     for item in error.errors():
         # Union members (`scales.0.int`) are pydantic's names, not the user's.
         parts = [str(p) for p in item["loc"] if p not in ("int", "float", "constrained-int")]
@@ -369,7 +339,10 @@ def _all_errors(path: Path, error: ValidationError) -> str:
             message = message[0].lower() + message[1:]
         label = f"{name} " if item["type"] == "extra_forbidden" else f"{name}: " if name else ""
         seen.setdefault(name, f"{label}{message}")
-    return f"Configuration {path}: " + "; ".join(seen.values()) + "."
+    told = [*seen.values()]
+    if len(told) > most:
+        told = [*told[:most], f"and {len(told) - most} more"]
+    return f"Configuration {path}: " + "; ".join(told) + "."
 
 
 def dump_config(config: StudyConfig) -> str:

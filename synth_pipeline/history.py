@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from synth_pipeline import gain
 from synth_pipeline.errors import InputError
 from synth_pipeline.gain import Gain
+from synth_pipeline.json_files import parse_object
 from synth_pipeline.store import write_in_one_step
 from synth_pipeline.study import Study
 
@@ -70,11 +71,11 @@ def since(study: Study, classes: Sequence[str], settings: str) -> Since | None:
     artifact = study.graph.artifact(node)
     for folder in reversed(entries):
         try:
-            then = json.loads((folder / _STUDY).read_bytes())
+            then = parse_object((folder / _STUDY).read_bytes())
             if then["scores"] == artifact.digest:
                 continue
             return Since(
-                finished=then["finished"],
+                finished=str(then["finished"]),
                 gains=tuple(
                     gain.gains(
                         pq.read_table(folder / _OUTCOMES),
@@ -85,7 +86,7 @@ def since(study: Study, classes: Sequence[str], settings: str) -> Since | None:
                 changed=_changed(then["classes"], _photos(study, classes)),
                 settings=then["settings"] != _digest(settings),
             )
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             raise InputError(
                 f"{folder} is damaged; remove that folder, and an older study is compared with."
             ) from None
@@ -165,7 +166,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _scores_of(entry: Path) -> str:
     try:
-        return json.loads((entry / _STUDY).read_bytes())["scores"]
+        return str(parse_object((entry / _STUDY).read_bytes())["scores"])
     except (OSError, ValueError, KeyError):
         return ""
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from synth_pipeline.bucket import Bucket
 from synth_pipeline.errors import SynthPipelineError
+from synth_pipeline.json_files import parse_object
 
 logger = logging.getLogger("synth_pipeline")
 
@@ -98,7 +99,7 @@ class Leases:
 
     def _is_mine(self, content: bytes) -> bool:
         try:
-            return json.loads(content)["owner"] == self.owner
+            return parse_object(content)["owner"] == self.owner
         except (ValueError, KeyError, TypeError):
             return False
 

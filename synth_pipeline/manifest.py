@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from synth_pipeline.json_files import parse_object
+
 MANIFEST = "manifest.json"
 
 
@@ -108,10 +110,10 @@ def describe(recipe: Recipe, folder: Path, output: Output) -> dict[str, Any]:
 def parse(content: bytes) -> dict[str, Any] | None:
     """A manifest from its bytes; none if a byte was changed, or a file's name leads elsewhere."""
     try:
-        manifest = json.loads(content)
+        manifest = parse_object(content)
     except ValueError:
         return None
-    if not isinstance(manifest, dict) or manifest.get("checksum") != _checksum(manifest):
+    if manifest.get("checksum") != _checksum(manifest):
         return None
     # The checksum is no signature: whoever can write the store could name any file of ours.
     if not all(_lies_inside(name) for name in manifest["files"]):

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from synth_pipeline import cases, history, scores, selection, synthetic_set
+from synth_pipeline.errors import InputError
 from synth_pipeline.graph import Input, Node
+from synth_pipeline.json_files import parse_object
 from synth_pipeline.progress import Progress
 from synth_pipeline.stage_versions import STAGE_VERSIONS
 from synth_pipeline.store import Output, write_in_one_step
@@ -122,9 +124,23 @@ def publish(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> 
 
 
 def failed_classes(study: Study) -> dict[str, str]:
-    """The classes that failed when the study was last finished, each with its sentence."""
+    """The classes that failed when the study was last finished, each with its sentence.
+
+    Raises:
+        InputError: the file that says so cannot be read, or was changed.
+    """
     path = study.folder / _FAILED
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        found = parse_object(path.read_bytes())
+        if not all(isinstance(sentence, str) for sentence in found.values()):
+            raise ValueError
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        raise InputError(
+            f"{path} is damaged; run the study again, which writes a new one."
+        ) from None
+    return found
 
 
 def shortage(study: Study, classes: Sequence[str]) -> str:

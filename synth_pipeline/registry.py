@@ -29,6 +29,7 @@ from synth_pipeline import likeness
 from synth_pipeline.cases import case_id_of
 from synth_pipeline.class_names import marked_id, short_id, shown
 from synth_pipeline.errors import InputError
+from synth_pipeline.json_files import parse_object
 from synth_pipeline.near_duplicates import SAME_BITS, SAME_PIXELS
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import canonical_json, file_sha256, write_in_one_step
@@ -92,10 +93,10 @@ class Registry:
         path = self.folder / _INDEX
         try:
             head, _, body = path.read_bytes().partition(b"\n")
-            known = json.loads(head)
+            known = parse_object(head)
             if hashlib.sha256(body).hexdigest() != known["sha256"] or known["version"] != _VERSION:
                 raise ValueError
-            return [Entry(**json.loads(line)) for line in body.splitlines()]
+            return [Entry(**parse_object(line)) for line in body.splitlines()]
         except FileNotFoundError:
             if (self.folder / "images").is_dir() and any((self.folder / "images").iterdir()):
                 raise InputError(
@@ -276,8 +277,9 @@ class Registry:
 
     def _announced(self) -> int:
         try:
-            return int(json.loads((self.folder / _ANNOUNCED).read_bytes())["count"])
-        except (OSError, ValueError, KeyError, TypeError):
+            count = parse_object((self.folder / _ANNOUNCED).read_bytes())["count"]
+            return max(0, int(count))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0  # to tell twice costs a study that is cached; not to tell loses a case
 
     def _nearest(self, picture: Path) -> tuple[str, Entry | None]:

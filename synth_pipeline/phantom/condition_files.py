@@ -9,8 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from synth_pipeline import yaml_files
 from synth_pipeline.errors import InputError
 from synth_pipeline.phantom.phenotypes import Condition, term
 
@@ -23,14 +22,7 @@ def read_conditions(path: Path) -> list[Condition]:
     Raises:
         InputError: the file is missing or no such YAML, a term is unknown, or a size is impossible.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name a YAML file of conditions.") from None
-    except (UnicodeDecodeError, yaml.YAMLError):
-        raise InputError(f"{path} is not valid YAML; mend it there.") from None
-    if not isinstance(raw, dict) or not raw:
-        raise InputError(f"{path} names no condition; write `name: {{HP:0000316: 3.0}}`.")
+    raw = yaml_files.read_mapping(path, "Conditions", "write `name: {HP:0000316: 3.0}`")
     return [_condition(path, name, terms) for name, terms in raw.items()]
 
 

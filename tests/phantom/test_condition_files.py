@@ -50,7 +50,7 @@ def test_they_are_rendered(tmp_path, landmark_model):
         ("a: {HP:0000347: 3, HP:0000303: 3}", "one undoes the other"),
         ("a: {}", "a has no terms"),
         ("../a: {HP:0000347: 3}", "needs a name of small letters"),
-        ("{}", "names no condition"),
+        ("{}", "holds no keys; write `name: {HP:0000316: 3.0}`"),
         ("a: [", "not valid YAML"),
     ],
 )
