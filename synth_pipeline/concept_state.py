@@ -16,8 +16,17 @@ from synth_pipeline.trainers import Trainer
 
 def saved_steps(path: Path, identity: str) -> int:
     """How many steps the state at a path has behind it; 0 where there is none of this training."""
-    state = checkpoints.load(path, identity)
+    state = _load(path, identity)
     return len(state["losses"]) if state else 0
+
+
+def _load(path: Path, identity: str) -> dict[str, Any] | None:
+    """A state whose losses are numbers; none, or one that was set aside, is none."""
+    state = checkpoints.load(path, identity)
+    if state is not None and not checkpoints.are_numbers(state.get("losses")):
+        checkpoints.set_aside(path, "it lacks the losses")
+        return None
+    return state
 
 
 @dataclass
@@ -65,7 +74,7 @@ class Moving:
         Returns:
             Each concept's losses so far.
         """
-        found = [checkpoints.load(path, identity) if path else None for path, identity in saved]
+        found = [self._load(path, identity) if path else None for path, identity in saved]
         states = [state for state in found if state]
         if len(states) < len(found):
             return [[] for _ in found]
@@ -87,6 +96,27 @@ class Moving:
         if self.scaler:
             self.scaler.load_state_dict(states[0]["scaler"])
         return [state["losses"] for state in states]
+
+    def _load(self, path: Path, identity: str) -> dict[str, Any] | None:
+        """A state that has the form of what moves here; another is set aside."""
+        state = _load(path, identity)
+        if state is not None and not self._fits(state):
+            checkpoints.set_aside(path, "it is of another kind of training")
+            return None
+        return state
+
+    def _fits(self, state: dict[str, Any]) -> bool:
+        leaves, part = self.trainer.leaves, self.trainer.part
+        of_one = [part(leaf.detach(), leaf, 0) for leaf in leaves]
+        moments = state.get("moments")
+        return (
+            checkpoints.are_alike(state.get("weights"), of_one)
+            and checkpoints.are_alike(state.get("averages"), of_one[: len(self.averages)])
+            and isinstance(moments, list)
+            and len(moments) == len(leaves)
+            and all(isinstance(each, dict) and each for each in moments)
+            and isinstance(state.get("scaler"), dict) == bool(self.scaler)
+        )
 
 
 def _part(part: Any, value: Any, leaf: torch.Tensor, concept: int) -> Any:

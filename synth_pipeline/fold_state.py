@@ -95,6 +95,9 @@ class FoldState:
         state = checkpoints.load(path, identity)
         if state is None:
             return
+        if not self._fits(state):
+            checkpoints.set_aside(path, "it is of another kind of training")
+            return
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.averages:
@@ -103,3 +106,19 @@ class FoldState:
         self.scaler.load_state_dict(state["scaler"])
         self.history = [(row[0], row[1], row[2], row[3]) for row in state["history"]]
         self.kept, self.kept_epoch = state["kept"], state["kept_epoch"]
+
+    def _fits(self, state: dict[str, Any]) -> bool:
+        """Whether a state has the form of what moves here."""
+        weights, history, kept = self.model.state_dict(), state.get("history"), state.get("kept")
+        averages = self.averages.values if self.averages else {}
+        return (
+            checkpoints.are_alike(state.get("model"), weights)
+            and checkpoints.are_alike(kept, weights)
+            and checkpoints.are_alike(state.get("averages"), averages)
+            and checkpoints.fits(self.optimiser, state.get("optimiser"))
+            and isinstance(state.get("scaler"), dict)
+            and isinstance(history, list)
+            and all(checkpoints.are_numbers(row) and len(row) == 4 for row in history)
+            and isinstance(state.get("kept_epoch"), int)
+            and 1 <= state["kept_epoch"] <= len(history)
+        )

@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synth_pipeline import training
+from synth_pipeline import checkpoints, training
 from synth_pipeline.config import Grid, RecognitionConfig
 from synth_pipeline.errors import StageError
 from synth_pipeline.fold_training import LossError
 from synth_pipeline.picture_store import PictureStore
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.recognition_data import Example
-from synth_pipeline.store import canonical_json, write_in_one_step
+from synth_pipeline.store import canonical_json
 
 CHOSEN = "chosen.json"
 
@@ -58,9 +58,10 @@ def run(
         StageError: the loss explodes at every point.
     """
     kept = work_dir / "scores.json" if work_dir else None
-    known = json.loads(kept.read_bytes()) if kept and kept.exists() else {}
-    rows = []
     candidates = config.points()
+    names = [canonical_json([p, f]).decode() for p in candidates for f in range(config.folds)]
+    known = _known(kept, names) if kept else {}
+    rows = []
     for number, point in enumerate(candidates):
         settings = config.model_copy(update={**point, "grid": Grid()})
         for fold in range(config.folds):
@@ -81,7 +82,7 @@ def run(
                 except LossError:
                     known[name] = [None, None]
                 if kept:
-                    write_in_one_step(kept, canonical_json(known))
+                    checkpoints.save_values(kept, known)
             loss, top1 = known[name]
             rows.append({**point, "fold": fold, "validation_loss": loss, "validation_top1": top1})
             progress(len(rows), len(candidates) * config.folds, f"point {number + 1}")
@@ -107,6 +108,23 @@ _ROWS = pa.schema(
         ("validation_top1", pa.float64()),
     ]
 )
+
+
+def _known(kept: Path, names: Sequence[str]) -> dict[str, list[float | None]]:
+    """Loss and accuracy of the trainings that are done; nothing where none is, or is damaged."""
+    known = checkpoints.load_values(kept)
+    if known is None:
+        return {}
+    if not isinstance(known, dict) or not all(
+        name in names
+        and isinstance(pair, list)
+        and len(pair) == 2
+        and (pair == [None, None] or checkpoints.are_numbers(pair))
+        for name, pair in known.items()
+    ):
+        checkpoints.set_aside(kept, "it holds no scores")
+        return {}
+    return known
 
 
 def _mean(folds: Sequence[dict[str, Any]]) -> list[float]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from synth_pipeline import backbones
+from synth_pipeline import backbones, checkpoints
 from synth_pipeline.phantom.base_parts import SIZE_PX
 from synth_pipeline.progress import Progress
 
@@ -138,8 +138,9 @@ def encode_all(
     autoencoder: AutoencoderKL, pictures: np.ndarray, path: Path, progress: Progress
 ) -> np.ndarray:
     """The latents' means of all pictures, (N, 8, 16, 16) float32, kept for the next start."""
-    if path.exists():
-        return np.load(path)
+    identity = "latents"
+    if (state := checkpoints.load(path, identity)) is not None:
+        return state["latents"].numpy()
     found = []
     for start in range(0, len(pictures), 50):
         x = torch.from_numpy(pictures[start : start + 50]).permute(0, 3, 1, 2).float()
@@ -148,7 +149,5 @@ def encode_all(
     # In one fixed memory order, as a file has it: the denoiser's kernels, and so its last bits,
     # depend on the order, and a resumed training reads the file.
     latents = np.ascontiguousarray(np.concatenate(found))
-    beside = path.with_suffix(".part.npy")
-    np.save(beside, latents)
-    beside.replace(path)
+    checkpoints.save(path, {"identity": identity, "latents": torch.from_numpy(latents)})
     return latents

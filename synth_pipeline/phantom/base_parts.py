@@ -15,8 +15,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from synth_pipeline import checkpoints
 from synth_pipeline.phantom.dataset import PhantomRenderer, class_names, random_person
 from synth_pipeline.progress import Progress
+from synth_pipeline.store import file_sha256
 
 SIZE_PX = 128
 _CHUNK = 250
@@ -43,13 +45,13 @@ def render_training_set(
     """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = range(math.ceil(images / _CHUNK))
-    missing = [i for i in chunks if not (folder / f"{i:04d}.json").exists()]
+    missing = [i for i in chunks if not _is_whole(folder, i)]
     make = partial(_render_chunk, folder, seed, landmark_model)
     with ProcessPoolExecutor(2) as pool:
         for done, _ in enumerate(pool.map(make, missing), start=1):
             progress(done, len(missing), "chunks of phantoms")
     pictures = np.concatenate([np.load(folder / f"{i:04d}.npy") for i in chunks])
-    captions = [c for i in chunks for c in json.loads((folder / f"{i:04d}.json").read_text())]
+    captions = [c for i in chunks for c in checkpoints.load_values(folder / f"{i:04d}.json")[1]]
     return pictures[:images], captions[:images]
 
 
@@ -60,11 +62,20 @@ def _render_chunk(folder: Path, seed: int, landmark_model: Path, chunk: int) -> 
         picture, caption = random_person(np.random.default_rng([seed, 3, index]), renderer, SIZE_PX)
         pictures.append(np.asarray(picture))
         captions.append(caption)
-    np.save(folder / f"{chunk:04d}.npy", np.stack(pictures))
-    # Written last: its being there means that the chunk is whole.
-    beside = folder / f"{chunk:04d}.part"
-    beside.write_text(json.dumps(captions))
-    beside.replace(folder / f"{chunk:04d}.json")
+    file = folder / f"{chunk:04d}.npy"
+    np.save(file, np.stack(pictures))
+    # Written last, with the hash of the pictures.
+    checkpoints.save_values(file.with_suffix(".json"), [file_sha256(file), captions])
+
+
+def _is_whole(folder: Path, chunk: int) -> bool:
+    """Whether a chunk's pictures are there as they were written."""
+    file = folder / f"{chunk:04d}.npy"
+    known = checkpoints.load_values(file.with_suffix(".json"))
+    try:
+        return known is not None and file_sha256(file) == known[0]
+    except (FileNotFoundError, IsADirectoryError):
+        return False
 
 
 def prompt_for(caption: str, rng: np.random.Generator) -> str:
@@ -95,20 +106,20 @@ def make_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
         folder: where the vocabulary is kept; one that is there already is used as it is, because
             a training that goes on must find every word under its old number.
     """
-    if not (folder / "merges.txt").exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "merges.json"
+    merges = checkpoints.load_values(kept)
+    if merges is None:
         merges = _learn_merges(captions)
-        letters = sorted(ByteLevel.alphabet())
-        words = [*letters, *(letter + _WORD_END for letter in letters)]
-        words += [first + second for first, second in merges]
-        words += ["<|startoftext|>", "<|endoftext|>"]
-        vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-        lines = ["#version: 0.2", *(f"{first} {second}" for first, second in merges)]
-        # Written last: its being there means that the vocabulary is whole.
-        beside = folder / "merges.part"
-        beside.write_text("\n".join(lines) + "\n")
-        beside.replace(folder / "merges.txt")
+        checkpoints.save_values(kept, merges)
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, *(letter + _WORD_END for letter in letters)]
+    words += [first + second for first, second in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    lines = ["#version: 0.2", *(f"{first} {second}" for first, second in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
     return CLIPTokenizer(
         vocab=str(folder / "vocab.json"),
         merges=str(folder / "merges.txt"),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,17 +30,31 @@ class Training:
         self.step = 0
         self.losses: list[float] = []
         self.seconds = 0.0
-        if path.exists():
-            state = torch.load(path, weights_only=True)
+        self.identity = f"phantom {path.stem}"
+        state = checkpoints.load(path, self.identity)
+        if state is not None and not self._fits(state):
+            checkpoints.set_aside(path, "it is of another training")
+        elif state is not None:
             for name, module in modules.items():
                 module.load_state_dict(state["modules"][name])
             self.optimiser.load_state_dict(state["optimiser"])
             self.ema, self.step = state["ema"], state["step"]
             self.losses, self.seconds = state["losses"], state["seconds"]
 
+    def _fits(self, state: dict[str, Any]) -> bool:
+        return (
+            checkpoints.are_alike(state.get("modules"), self.ema)
+            and checkpoints.are_alike(state.get("ema"), self.ema)
+            and checkpoints.fits(self.optimiser, state.get("optimiser"))
+            and checkpoints.are_numbers(state.get("losses"))
+            and state.get("step") == len(state["losses"])
+            and isinstance(state.get("seconds"), float | int)
+        )
+
     def save(self) -> None:
         """Write the checkpoint."""
         state = {
+            "identity": self.identity,
             "modules": {name: m.state_dict() for name, m in self.modules.items()},
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema,

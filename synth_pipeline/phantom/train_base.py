@@ -74,7 +74,7 @@ def train_base(
     finish.run(lambda step: finishing_loss(autoencoder, pictures, seed, step), progress, "finish")
     with finish.averaged():
         made_by = f"{images}-{autoencoder_steps}-{finishing_steps}"
-        latents = encode_all(autoencoder, pictures, work_dir / f"latents-{made_by}.npy", progress)
+        latents = encode_all(autoencoder, pictures, work_dir / f"latents-{made_by}.pt", progress)
         sharpened = work_dir / f"sharpening-{made_by}.pt"
         sharpen = Training(sharpened, {"vae": autoencoder}, 4e-4, sharpening_steps)
     reader = ShapeReader()
