@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from synth_pipeline import morphs
 from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.loaded_base import LoadedBase
+from synth_pipeline.stored_pictures import DamagedPictureError, read_picture
 
 logger = logging.getLogger("synth_pipeline")
 
@@ -52,7 +53,8 @@ def read_latents(
             cannot be morphed; the photos themselves are encoded then.
 
     Raises:
-        ClassFailedError: a file is no picture.
+        ClassFailedError: a file is damaged.
+        StageError: a file cannot be read.
     """
     pixels, sizes_px, enlarged = [], [], 0
     for path in images:
@@ -117,11 +119,10 @@ def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torc
 
 def _read(path: Path, class_id: str) -> Image.Image:
     try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except OSError:
+        return read_picture(path)
+    except DamagedPictureError:
         raise ClassFailedError(
-            class_id, "a training photo of it cannot be read; import the cases again."
+            class_id, "a training photo of it is damaged; import the cases again."
         ) from None
 
 

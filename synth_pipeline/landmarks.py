@@ -74,14 +74,20 @@ def run(
 
     Raises:
         ClassFailedError: `real_photos`, and there is no face in any image.
-        StageError: this system cannot keep MediaPipe from reporting its use to Google.
+        StageError: a worker dies again and again (see `face_workers`), an image cannot be read
+            though it may be whole, or this system cannot keep MediaPipe from reporting its use to
+            Google.
     """
     ids, paths = [image_id for image_id, _ in images], [path for _, path in images]
     broken: list[str] = []
     found = done = 0
     with (
         sightings(
-            model, paths, confidence=real_photos, workers=workers or _workers_for(len(images))
+            model,
+            paths,
+            confidence=real_photos,
+            workers=workers or _workers_for(len(images)),
+            names=[f"image {image_id} of class {class_id}" for image_id in ids],
         ) as seen,
         # Random numbers do not repeat: looking for repetitions would take half the time.
         pq.ParquetWriter(out_dir / "landmarks.parquet", _SCHEMA, use_dictionary=False) as table,

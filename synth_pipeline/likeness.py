@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from synth_pipeline.phantom.mesh import load_mesh
+from synth_pipeline.stored_pictures import DamagedPictureError, read_picture
 
 #: From N files to (N, D) features of length 1.
 Look = Callable[[Sequence[Path]], np.ndarray]
@@ -43,7 +44,7 @@ class Described:
     """What is compared of N pictures.
 
     Attributes:
-        readable: (N,) bool.
+        readable: (N,) bool, false for a damaged file.
         hashes: (N,) uint64.
         small: (N, 1024) float32, each of mean 0 and length 1.
         faces: (N, 1024) float32 as `small`, of the upright face; not-a-number without one.
@@ -80,6 +81,9 @@ def describe(
         points_px: (N, 478, 3) pixels, not-a-number where there is no face.
         mirror: (468,) of `mirror_table`, to describe the pictures with left and right changed over.
         look: gives the features of files (`appearance`), which mirrors hardly change.
+
+    Raises:
+        StageError: a file's bytes cannot be read, so that nothing is known of it.
     """
     count = len(images)
     readable = np.zeros(count, bool)
@@ -89,10 +93,8 @@ def describe(
     shapes = np.full((count, _MESH_POINTS, 2), np.nan)
     for place, path in enumerate(images):
         try:
-            with Image.open(path) as opened:
-                grey = opened.convert("L")
-        except (OSError, SyntaxError, ValueError):
-            # What Pillow raises for a file that is cut short or was never an image.
+            grey = read_picture(path, "L")
+        except DamagedPictureError:
             continue
         readable[place] = True
         flat = points_px[place, :_MESH_POINTS, :2].astype(np.float64)

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 from synth_pipeline.errors import InputError
 from synth_pipeline.store import file_sha256
+from synth_pipeline.stored_pictures import DamagedPictureError, read_picture
 
 #: Raise it when `decode` gives other pixels for the same file.
 _DECODER = 1
@@ -68,19 +69,19 @@ def decode(path: Path, size_px: int) -> np.ndarray:
     """(3, size, size) uint8 sRGB of a file, padded to a square with grey.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file is damaged.
+        StageError: the file cannot be read.
     """
     try:
-        with Image.open(path) as opened:
-            square = ImageOps.pad(
-                opened.convert("RGB"),
-                (size_px, size_px),
-                method=Image.Resampling.BICUBIC,
-                color=_GREY,
-            )
-    except OSError:
+        square = ImageOps.pad(
+            read_picture(path),
+            (size_px, size_px),
+            method=Image.Resampling.BICUBIC,
+            color=_GREY,
+        )
+    except DamagedPictureError:
         raise InputError(
-            f"A stored image of {path.parent.parent.parent.name} cannot be read; "
+            f"A stored image of {path.parent.parent.parent.name} is damaged; "
             "run the study again, and it is made anew."
         ) from None
     return np.asarray(square).transpose(2, 0, 1)
@@ -90,7 +91,8 @@ def decoded(files: Sequence[Path], size_px: int) -> Pictures:
     """Pictures read into memory, for a notebook that has no store.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file is damaged.
+        StageError: a file cannot be read.
     """
     pixels = np.empty((len(files), 3, size_px, size_px), np.uint8)
     for start in range(0, len(files), _CHUNK):
@@ -118,7 +120,8 @@ class PictureStore:
             sha256: of the files' bytes, where it is known already.
 
         Raises:
-            InputError: a file cannot be read.
+            InputError: a file is damaged.
+            StageError: a file cannot be read.
         """
         names = list(sha256) if sha256 else [file_sha256(path) for path in files]
         path_of = dict(zip(names, files, strict=True))

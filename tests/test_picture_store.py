@@ -114,6 +114,6 @@ def test_a_file_that_cannot_be_read_is_one_sentence_and_leaves_the_rest(files, t
     broken = tmp_path / "broken.png"
     broken.write_bytes(files[0].read_bytes()[:200])
     store = PictureStore(tmp_path / "p")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is damaged"):
         store.pictures([files[0], broken], 48)
     assert len(store.pictures(files, 48)) == len(files)
