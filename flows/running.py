@@ -9,6 +9,7 @@ from typing import Any
 
 from synth_pipeline.config import StudyConfig, dump_config, load_config
 from synth_pipeline.errors import InputError
+from synth_pipeline.recognition_data import check_folds
 from synth_pipeline.selection import check_scales
 from synth_pipeline.store import write_in_one_step
 from synth_pipeline.study import Study
@@ -95,6 +96,8 @@ def preflight(study: Study, until: str) -> None:
 
             backbones.check(backbone, study.config.recognition.pretrained, f"{key}.backbone")
     if reach >= STAGES.index("training"):
+        if "synthetic" in study.config.recognition.regimes:
+            check_folds(study.scales(classes)[0], study.config.recognition.folds)
         # Asking timm takes seconds, so those that were trained before are not asked about.
         known = {made["parameters"]["backbone"] for made in study.store.manifests("training")}
         for backbone in set(study.config.recognition.backbones) - known:

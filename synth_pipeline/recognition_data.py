@@ -1,6 +1,7 @@
 """What the recognisers learn from, cut into folds."""
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,24 @@ class Example:
     group: str
     synthetic: bool
     sha256: str = ""
+
+
+def check_folds(scale: int, count: int) -> None:
+    """Refuse a number of synthetic images that cannot be cut into folds, before any is made.
+
+    Args:
+        scale: images that the smallest run trains on.
+        count: number of folds.
+
+    Raises:
+        InputError: a fold would have fewer than two images to train on.
+    """
+    if scale < count or scale - math.ceil(scale / count) < 2:
+        raise InputError(
+            f"The smallest of selection.scales is {scale} images in all, too few for "
+            f"recognition.folds={count}; raise selection.scales or sampling.images_per_class, or "
+            "lower recognition.folds."
+        )
 
 
 def folds(

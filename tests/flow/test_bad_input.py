@@ -204,3 +204,10 @@ def test_a_backbone_that_timm_does_not_have(refused, write_config, noise_folder,
     config = write_config(noise_folder, *FOLDERS)
     message = refused("run", config, "--until", "copies", "--set", f"{key}=resnett18")
     assert f"{key}: timm has no model resnett18" in message
+
+
+def test_a_scale_too_small_for_the_folds_is_refused_before_anything_is_generated(
+    refused, phantoms, write_config
+):
+    config = write_config(phantoms, "folds: 2", "folds: 9")
+    assert "6 images in all, too few for recognition.folds=9" in refused("run", config)
