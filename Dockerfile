@@ -43,10 +43,12 @@ ENV PREFECT_HOME=/tmp/prefect \
     PREFECT_SERVER_UI_STATIC_DIRECTORY=/tmp/dashboard
 USER study
 WORKDIR /home/study
+# What keeps the dashboard from asking other addresses; it needs nothing else of this package.
+COPY flows/guarded_server.py ./
 # Inside the container's own network; compose.yaml publishes it on the loopback interface only.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:4200/api/health', timeout=4)"]
-CMD ["prefect", "server", "start", "--host", "0.0.0.0", "--no-services"]
+CMD ["python", "-P", "guarded_server.py", "--host", "0.0.0.0", "--no-services"]
 
 FROM base AS study
 # MediaPipe links these even where it computes on the processor, and OpenCV, which it imports, glib.

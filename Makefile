@@ -4,17 +4,19 @@ BIN := .venv/bin
 # The system's libraries that MediaPipe and its OpenCV link; installed only where they are missing and we may.
 SYSTEM := libegl1 libgles2 libgl1 libglib2.0-0
 
-# What the tests of a team's server start; without them those tests are skipped.
+# What the tests of a team's server start, and a browser that looks at its pages; without them
+# those tests are skipped.
 DATABASES := postgresql redis-server
+BROWSER := chromium
 
-.PHONY: quickstart test test-slow lint setup system databases clean
+.PHONY: quickstart test test-slow lint setup system databases browser clean
 quickstart: .venv/ready
 	$(BIN)/synth-pipeline run configs/quickstart.yaml --root quickstart
 
-test: .venv/ready databases lint
+test: .venv/ready databases browser lint
 	$(BIN)/python -m pytest
 
-test-slow: .venv/ready databases
+test-slow: .venv/ready databases browser
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/ready
@@ -41,6 +43,12 @@ system:
 databases:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v redis-server >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DATABASES); fi
+
+# Not every distribution has it, and the tests do without: so no failure of this stops them.
+browser:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(BROWSER) \
+	  || echo "no $(BROWSER): the tests that need a browser are skipped" >&2; fi
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -40,7 +40,7 @@ class Child:
 
     Attributes:
         name: what people are shown, and the log's name.
-        arguments: after `python -m prefect`.
+        arguments: after `python -m`.
         more: of its environment.
     """
 
@@ -54,7 +54,7 @@ class Child:
         """Start it in a session of its own: Ctrl-C comes to us, and we stop it in order."""
         with self._log(logs) as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *self.arguments],
+                [sys.executable, "-m", *self.arguments],
                 env={**os.environ, **self.more},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -137,7 +137,7 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
 
 def _server_child(server: Server) -> Child:
     port = server.url.rsplit(":", 1)[1].removesuffix("/api")
-    return Child("server", ("server", "start", "--host", "127.0.0.1", "--port", port))
+    return Child("server", ("flows.guarded_server", "--host", "127.0.0.1", "--port", port))
 
 
 def _serve_only_us(server: Server, root: Path) -> None:
@@ -148,6 +148,9 @@ def _serve_only_us(server: Server, root: Path) -> None:
         PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED="true",
         # Only the dashboard, which comes from the server itself.
         PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS=server.url.removesuffix("/api"),
+        PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT="false",
+        # By default the dashboard's files are written into the installed package.
+        PREFECT_SERVER_UI_STATIC_DIRECTORY=str(root / "prefect" / "dashboard"),
         PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="INFO",
         SYNTH_PIPELINE_ROOT=str(root),
         # A worker looks for work every two seconds; by default it is ten.
@@ -180,7 +183,17 @@ def _furnish(server: Server) -> None:
 
 def _worker_children(places: list[Card | None], slots: int) -> list[Child]:
     def worker(pool: str, name: str, limit: int, more: dict[str, str]) -> Child:
-        arguments = ("worker", "start", "--pool", pool, "--type", "process", "--name", name)
+        arguments = (
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            pool,
+            "--type",
+            "process",
+            "--name",
+            name,
+        )
         return Child(f"worker-{name}", (*arguments, "--limit", str(limit)), more)
 
     host = socket.gethostname()

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch: two test processes with two threads each fight over two cores.
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from synth_pipeline.models import face_landmarker_path
 from synth_pipeline.phantom.dataset import make_dataset
+from tests.browser import CHROMIUM, Browser, started_browser
 from tests.command_line import LISTEN, PATIENT, STUDY, RunStudy, command
 from tests.tiny_pipeline import write_tiny_pipeline
 
@@ -96,3 +98,12 @@ def _name_the_patients(phantoms: Path, source: Path) -> Path:
                 picture.save(source / name, pnginfo=told)
             table.writerow({**row, "file": name})
     return source
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """Headless Chromium; whom its pages ask is noted, and nobody beyond this machine answers."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed here: apt-get install chromium")
+    with started_browser(tmp_path_factory.mktemp("browser")) as made:
+        yield made

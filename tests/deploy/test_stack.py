@@ -80,7 +80,10 @@ class Stack:
     def command(self, service: str) -> list[str]:
         told = self.services[service]
         words = [*told.get("entrypoint", []), *told["command"]]
-        swap = {"0.0.0.0": "127.0.0.1"}
+        swap = {
+            "0.0.0.0": "127.0.0.1",
+            "guarded_server.py": str(ROOT / "flows" / "guarded_server.py"),
+        }
         words = [swap.get(word, word) for word in words]
         return [*words, "--port", str(self.ports["server"])] if service == "server" else words
 

@@ -72,7 +72,7 @@ class Stack:
         }
 
     def start_server(self) -> None:
-        arguments = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        arguments = ("flows.guarded_server", "--host", "127.0.0.1", "--port", str(self.port))
         self.server = self._start("server", arguments, self.environment(**self.more))
         deadline_s = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline_s:
@@ -107,7 +107,17 @@ class Stack:
         )
 
     def start_worker(self, name: str, pool: str = "gpu", limit: int = 1, **more: str) -> None:
-        arguments = ("worker", "start", "--pool", pool, "--type", "process", "--name", name)
+        arguments = (
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            pool,
+            "--type",
+            "process",
+            "--name",
+            name,
+        )
         environment = self.environment(STAND_IN_WORKER=name, **more)
         process = self._start(name, (*arguments, "--limit", str(limit)), environment)
         self.workers[name] = process
@@ -160,7 +170,7 @@ class Stack:
         self.folder.mkdir(exist_ok=True)
         with (self.folder / f"{name}.log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "prefect", *arguments],
+                [sys.executable, "-m", *arguments],
                 cwd=ROOT,
                 env=environment,
                 stdout=log,
