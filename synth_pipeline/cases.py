@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from synth_pipeline.case_sources import SourcePhoto, content
-from synth_pipeline.class_names import class_ids, shown
+from synth_pipeline.class_names import class_ids, printable, shown
 from synth_pipeline.config import CasesConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.near_duplicates import Shown, settle
@@ -49,6 +49,27 @@ class Quarantined:
     file: str
     class_id: str
     reason: str
+
+
+class TooFewClassesError(InputError):
+    """A recogniser needs two classes.
+
+    Attributes:
+        quarantined: what was set aside.
+        cases: how many photos can be used.
+    """
+
+    def __init__(self, quarantined: Sequence[Quarantined], cases: int) -> None:
+        why = Counter(entry.reason for entry in quarantined).most_common(1)
+        reason = f" ({why[0][1]} files: each {why[0][0]})" if why else ""
+        super().__init__(
+            f"Fewer than two classes of cases.source have a usable photo{reason}; "
+            "`synth-pipeline cases check CONFIG` lists every file."
+        )
+        self.quarantined, self.cases = list(quarantined), cases
+
+    def __reduce__(self) -> tuple[type, tuple[list[Quarantined], int]]:
+        return type(self), (self.quarantined, self.cases)
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,7 @@ def run(
         progress: told after each photo.
 
     Raises:
-        InputError: fewer than two classes have a usable photo.
+        TooFewClassesError: fewer than two classes have a usable photo.
     """
     ids = class_ids(photo.class_name for photo in photos)
     (out_dir / "images").mkdir()
@@ -116,16 +137,23 @@ def run(
     # In the order of their content, so that which of two equal photos stays does not hang on names.
     # Equal bytes: the training photo stays, so that held-out ones change nothing in training.
     ordered = sorted(
-        photos, key=lambda photo: (photo.class_name, content(photo.path), photo.split == "test")
+        photos,
+        key=lambda photo: (
+            photo.class_name,
+            photo.fault or content(photo.path),
+            photo.split == "test",
+        ),
     )
     clashes: set[str] = set()
     sizes_px: dict[str, tuple[int, int]] = {}
     for done, photo in enumerate(ordered, start=1):
         class_id = ids[photo.class_name]
         try:
+            if photo.fault:
+                raise UnusablePhotoError(photo.fault)
             image = sanitise(photo.path).image
         except UnusablePhotoError as error:
-            quarantined.append(Quarantined(photo.path.name, class_id, str(error)))
+            quarantined.append(_aside(photo, class_id, str(error)))
             continue
         finally:
             progress(done, len(ordered), "")
@@ -133,11 +161,11 @@ def run(
         if case_id in kept:
             first = kept[case_id][0]
             if first.class_name == photo.class_name:
-                quarantined.append(Quarantined(photo.path.name, class_id, DUPLICATE))
+                quarantined.append(_aside(photo, class_id, DUPLICATE))
             else:
                 # One of the two diagnoses is wrong, and nobody here can tell which.
                 clashes.add(case_id)
-                quarantined.append(Quarantined(photo.path.name, class_id, CLASH))
+                quarantined.append(_aside(photo, class_id, CLASH))
             continue
         image.save(out_dir / "images" / f"{case_id}.png")
         sizes_px[case_id] = image.size
@@ -145,7 +173,7 @@ def run(
     for case_id in sorted(clashes):
         photo, class_id = kept.pop(case_id)
         (out_dir / "images" / f"{case_id}.png").unlink()
-        quarantined.append(Quarantined(photo.path.name, class_id, CLASH))
+        quarantined.append(_aside(photo, class_id, CLASH))
     aside, subjects = settle(
         [
             Shown(
@@ -161,7 +189,7 @@ def run(
     for case_id, reason in sorted(aside.items()):
         photo, class_id = kept.pop(case_id)
         (out_dir / "images" / f"{case_id}.png").unlink()
-        quarantined.append(Quarantined(photo.path.name, class_id, reason))
+        quarantined.append(_aside(photo, class_id, reason))
     rows = []
     splits = _split(kept, subjects, config.test_fraction, seed)
     for case_id, (photo, class_id) in sorted(kept.items(), key=lambda item: (item[1][1], item[0])):
@@ -180,12 +208,7 @@ def run(
             }
         )
     if len({row["class_id"] for row in rows}) < 2:
-        why = Counter(entry.reason for entry in quarantined).most_common(1)
-        reason = f" ({why[0][1]} files: each {why[0][0]})" if why else ""
-        raise InputError(
-            f"Fewer than two classes of cases.source have a usable photo{reason}; "
-            "`synth-pipeline cases check CONFIG` lists every file."
-        )
+        raise TooFewClassesError(quarantined, len(rows))
     write_tables(rows, quarantined, out_dir)
     return {"photos": len(photos), "cases": len(rows), "quarantined": len(quarantined)}
 
@@ -249,6 +272,11 @@ def parts(folder: Path) -> dict[str, str]:
         name: hashlib.sha256(canonical_json(sorted(rows))).hexdigest()
         for name, rows in sorted(found.items())
     }
+
+
+def _aside(photo: SourcePhoto, class_id: str, reason: str) -> Quarantined:
+    # Parquet and terminals take no name that is not UTF-8.
+    return Quarantined(printable(photo.path.name), class_id, reason)
 
 
 def _subject_id(photo: SourcePhoto, case_id: str) -> str:

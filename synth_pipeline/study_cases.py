@@ -1,5 +1,6 @@
 """The ground a study stands on: its configuration, its store, and its cases."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +21,8 @@ from synth_pipeline.registry import Registry
 from synth_pipeline.shared_store import open_store
 from synth_pipeline.stage_versions import STAGE_VERSIONS
 from synth_pipeline.store import Artifact, Output
+
+logger = logging.getLogger("synth_pipeline")
 
 #: Whose versions decide a content that torch computes.
 TORCH = ("torch", "numpy", "pillow")
@@ -114,11 +117,15 @@ class CasesOfStudy:
         return models.face_landmarker_path(self._model_dir)
 
     @cached_property
+    def _source(self) -> case_sources.Source:
+        return case_sources.look(self.config.cases)
+
+    @property
     def photos(self) -> list[case_sources.SourcePhoto]:
         """What lies in the source folder; empty where the cases are phantoms or registered."""
         if self.config.cases.format in ("phantom", "registry"):
             return []
-        return case_sources.scan(self.config.cases)
+        return self._source.photos
 
     @cached_property
     def registry(self) -> Registry:
@@ -155,6 +162,8 @@ class CasesOfStudy:
                 done = registry_cases.run(settings, registry=self.registry, out_dir=out_dir)
             else:
                 photos = self.photos
+                for note in self._source.notes:
+                    logger.info("cases: %s", note)
                 done = cases.run(
                     settings, photos=photos, seed=seed, out_dir=out_dir, progress=progress
                 )

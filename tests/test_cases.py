@@ -103,7 +103,8 @@ def test_held_out_photo_changes_no_training_part(source, tmp_path):
 
 
 def test_what_cannot_be_used_is_set_aside_with_its_reason(source, tmp_path):
-    (source / "Noonan" / "notes.txt").write_text("hello")
+    (source / "Noonan" / "photo.jpg").write_text("hello")
+    (source / "Noonan" / "caption.txt").write_text("hello")
     (source / "Noonan" / ".hidden").write_text("hello")
     (source / "Noonan" / "Thumbs.db").write_bytes(b"x")
     shutil.copy(source / "Noonan" / "Jane_Doe_0.png", source / "Noonan" / "again.png")
