@@ -7,6 +7,7 @@ from pathlib import Path
 from synth_pipeline import case_sources, cases, ingest, registry_cases
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.errors import InputError
+from synth_pipeline.places import from_home
 from synth_pipeline.study import Study
 
 
@@ -33,7 +34,7 @@ def ingest_photos(
 ) -> int:
     """Take new photos out of the inbox; exit code 2 if any was set aside or left."""
     config = load_config(config_path, overrides)
-    place = inbox or config.cases.inbox
+    place = from_home(inbox) if inbox else config.cases.inbox
     done = ingest.of_study(config, root.absolute(), place, settle_s=settle_s)
     for line in ingest.told(done):
         print(line)

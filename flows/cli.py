@@ -13,6 +13,7 @@ from pathlib import Path
 
 from synth_pipeline import __version__
 from synth_pipeline.errors import InputError, SynthPipelineError
+from synth_pipeline.places import from_home
 
 DONE, FAILED, WRONG_INPUT, SOME_FAILED = 0, 1, 2, 3
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # With so many turns it takes 0.4 s there, and 84 ms where nobody disturbs (two cores).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
+        _check_root(getattr(options, "root", Path()))
         done = options.command(options)
         sys.stdout.flush()
         return done
@@ -138,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     ingest.add_argument("--inbox", metavar="DIR", help="folder or s3://...; default: cases.inbox")
     ingest.add_argument(
         "--settle",
-        type=float,
+        type=_seconds,
         default=10.0,
         metavar="SECONDS",
         help="take files that did not change for so long; default: 10",
@@ -149,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _study_command(
         commands, "export", "synthetic images, adapters and classifiers, with cards", _export
     )
-    export.add_argument("folder", type=Path, metavar="DIR", help="to be made; never overwritten")
+    export.add_argument("folder", type=_path, metavar="DIR", help="to be made; never overwritten")
     export.add_argument(
         "--images", action="store_true", help="with a face and no copies; loads in `datasets`"
     )
@@ -184,23 +186,27 @@ def _parser() -> argparse.ArgumentParser:
         "--slots", type=_at_least_one, default=1, metavar="N", help="classes at a time on each"
     )
     up.add_argument(
-        "--root", type=Path, default=Path("results"), metavar="DIR", help="default: ./results"
+        "--root", type=_path, default=Path("results"), metavar="DIR", help="default: ./results"
     )
     up.set_defaults(command=_up)
 
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and its mending")
     doctor.add_argument("--fetch", action="store_true", help="download the landmark model")
     doctor.add_argument(
-        "--root", type=Path, default=Path("results"), metavar="DIR", help="whose server is examined"
+        "--root",
+        type=_path,
+        default=Path("results"),
+        metavar="DIR",
+        help="whose server is examined",
     )
     doctor.set_defaults(command=_doctor)
 
     phantom = commands.add_parser("phantom", help="procedural faces and the embedded base model")
     actions = phantom.add_subparsers(required=True, dest="action", metavar="ACTION")
     made = actions.add_parser("make", help="render classes of phantoms with known phenotypes")
-    made.add_argument("folder", type=Path, metavar="DIR")
+    made.add_argument("folder", type=_path, metavar="DIR")
     made.add_argument("--benchmark", metavar="NAME", help="phantom-20 or phantom-103, as they are")
-    made.add_argument("--conditions", type=Path, metavar="FILE", help="your own, by HPO terms")
+    made.add_argument("--conditions", type=_path, metavar="FILE", help="your own, by HPO terms")
     made.add_argument("--classes", type=int, metavar="N", help="conditions to draw; default: 20")
     made.add_argument("--per-class", type=int, metavar="N", help="training images; default: 8")
     made.add_argument("--test-per-class", type=int, metavar="N", help="held-out; default: 20")
@@ -210,18 +216,39 @@ def _parser() -> argparse.ArgumentParser:
     terms = actions.add_parser("terms", help="the HPO terms that phantoms can show")
     terms.set_defaults(command=_phantom)
     trained = actions.add_parser("train-base", help="train the embedded base model, or go on")
-    trained.add_argument("folder", type=Path, metavar="DIR", help="the pipeline's folder to write")
-    trained.add_argument("--work-dir", type=Path, required=True, help="checkpoints and renders")
+    trained.add_argument("folder", type=_path, metavar="DIR", help="the pipeline's folder to write")
+    trained.add_argument("--work-dir", type=_path, required=True, help="checkpoints and renders")
     trained.set_defaults(command=_phantom)
     learned = actions.add_parser(
         "train-backbone", help="train a recogniser's embedded first weights, or go on"
     )
     learned.add_argument(
-        "file", type=Path, metavar="FILE", help="NAME.safetensors, NAME as in timm"
+        "file", type=_path, metavar="FILE", help="NAME.safetensors, NAME as in timm"
     )
-    learned.add_argument("--work-dir", type=Path, required=True, help="checkpoints and renders")
+    learned.add_argument("--work-dir", type=_path, required=True, help="checkpoints and renders")
     learned.set_defaults(command=_phantom)
     return parser
+
+
+def _path(text: str) -> Path:
+    """A shell replaces `~` at the beginning of a word only, so not in `--root=~/results`."""
+    return Path(from_home(text))
+
+
+def _check_root(root: Path) -> None:
+    """Prefect keeps the root's path as a parameter of its runs, in JSON."""
+    try:
+        str(root.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(root.absolute()).decode(errors="replace")
+        raise InputError(f"--root {shown}: this is not UTF-8; choose another folder.") from None
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 86400 seconds")
+    return seconds
 
 
 def _at_least_one(text: str) -> int:
@@ -239,7 +266,7 @@ class _SetEngine(argparse.Action):
 
 def _study_command(commands, name: str, text: str, command) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
     parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a study's YAML file")
+    parser.add_argument("config", type=_path, metavar="CONFIG", help="a study's YAML file")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -249,7 +276,7 @@ def _study_command(commands, name: str, text: str, command) -> argparse.Argument
         help="override one value; may be given again",
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("results"), metavar="DIR", help="default: ./results"
+        "--root", type=_path, default=Path("results"), metavar="DIR", help="default: ./results"
     )
     parser.set_defaults(command=command)
     return parser

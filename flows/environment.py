@@ -6,6 +6,7 @@ phones home. A value that the user has set in the environment wins, but for the 
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from flows.server import Server
 
@@ -67,3 +68,16 @@ def prepare(root: Path, server: Server | None = None) -> None:
         defaults |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NEEDLESS}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    if not any("_DATABASE_" in name for name in os.environ if name.startswith("PREFECT_")):
+        url = _database_url(Path(os.environ["PREFECT_HOME"]))
+        os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
+
+
+def _database_url(home: Path) -> str:
+    """The address of Prefect's database, whatever characters its folder's path has.
+
+    Prefect puts the path into the address as it is, so that of `/root?x` only `/root` is left, and
+    the database lies beside the folder, for everybody to read.
+    """
+    path = quote(os.fsencode(home.absolute() / "prefect.db"))
+    return f"sqlite+aiosqlite:///file:{path}?uri=true"

@@ -9,6 +9,7 @@ from typing import Any
 
 from synth_pipeline.config import StudyConfig, dump_config, load_config
 from synth_pipeline.errors import InputError
+from synth_pipeline.places import with_absolute_places
 from synth_pipeline.recognition_data import check_folds
 from synth_pipeline.selection import check_scales
 from synth_pipeline.store import write_in_one_step
@@ -135,8 +136,12 @@ def _tell_the_cost(root: Path, config: StudyConfig, until: str) -> None:
 
 
 def _lay_down(study: Study, config: StudyConfig) -> None:
-    """Write the resolved configuration, from which every task reads the study."""
-    write_in_one_step(study.folder / "config.resolved.yaml", dump_config(config).encode())
+    """Write the resolved configuration, from which every task reads the study.
+
+    A worker runs in another folder, so every place in it is absolute.
+    """
+    resolved = with_absolute_places(config)
+    write_in_one_step(study.folder / "config.resolved.yaml", dump_config(resolved).encode())
 
 
 def show_progress() -> None:

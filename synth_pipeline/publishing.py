@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from synth_pipeline import cases, history, scores, selection, synthetic_set
+from synth_pipeline import cases, history, places, scores, selection, synthetic_set
 from synth_pipeline.errors import InputError
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.json_files import parse_object
@@ -163,10 +163,10 @@ def shortage(study: Study, classes: Sequence[str]) -> str:
 
 
 def public_config(study: Study) -> str:
-    """The resolved configuration as YAML, without the places of photos, inbox and store."""
-    values = study.config.model_dump(mode="json", exclude={"store": True, "cases": {"inbox"}})
-    if values["cases"]["source"]:
-        values["cases"]["source"] = "(not shown)"
+    """The resolved configuration as YAML, without any place on this machine."""
+    values = places.without_places(study.config).model_dump(
+        mode="json", exclude={"store": True, "cases": {"inbox"}}
+    )
     return yaml.safe_dump(values, sort_keys=False)
 
 
