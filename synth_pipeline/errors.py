@@ -17,7 +17,11 @@ class StageError(SynthPipelineError):
     """A stage failed on good input (exit code 1, or 3 when the other classes went on)."""
 
 
-class StoreUnreachableError(StageError):
+class PassingError(StageError):
+    """A disk, a network or the memory failed now; the same command may work later."""
+
+
+class StoreUnreachableError(PassingError):
     """A store on another machine does not answer now; the same command may work later."""
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from synth_pipeline.config import StudyConfig
 from synth_pipeline.errors import InputError
+from synth_pipeline.image_files import LARGEST_BYTES
 from synth_pipeline.inbox import DISK_FULL, Arrival, Inbox
-from synth_pipeline.photos import LARGEST_BYTES, UnusablePhotoError, sanitise
+from synth_pipeline.photos import UnusablePhotoError, sanitise
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.quarantine import Held, Quarantine
 from synth_pipeline.registry import Registry

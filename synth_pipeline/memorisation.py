@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from synth_pipeline import landmarks, likeness
 from synth_pipeline.copies import Gallery
 from synth_pipeline.face_mesh import POINTS, FaceMesh, face_mesh
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.seeds import derived_seed
+from synth_pipeline.stored_pictures import read_picture
 
 _RESAMPLES = 1000
 _LEVEL = 0.95
@@ -172,8 +172,7 @@ def _points(mesh: FaceMesh, files: Sequence[Path]) -> np.ndarray:
     """(N, 478, 3) landmarks of photos, not-a-number without a face."""
     points_px = np.full((len(files), POINTS, 3), np.nan, np.float32)
     for place, path in enumerate(files):
-        with Image.open(path) as opened:
-            face = mesh.find(np.asarray(opened.convert("RGB")))
+        face = mesh.find(np.asarray(read_picture(path)))
         if face is not None:
             points_px[place] = face.points_px
     return points_px

@@ -1,21 +1,28 @@
-"""One photo made safe: fully decoded, upright, RGB, and free of everything but pixels."""
+"""One photo made safe: fully decoded, upright, sRGB, and free of everything but pixels."""
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-#: By content, whatever the name's ending. One picture each: no animation, no vector, no camera raw.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-LARGEST_BYTES = 50 * 2**20
-LARGEST_PIXELS = 60_000_000
+from synth_pipeline import colours
+from synth_pipeline.errors import PassingError
+from synth_pipeline.image_files import BadImageError, decode, read_bytes
+
 SMALLEST_PX = 64
-
-
-# Pillow loads its readers late, and knows no name of a format before that.
-Image.init()
+_ORIENTATION = 0x0112
+#: What EXIF's orientation asks for.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnusablePhotoError(Exception):
@@ -27,75 +34,63 @@ class Photo:
     """A sanitised photo.
 
     Attributes:
-        image: RGB, 8 bit, upright, carrying no metadata.
+        image: RGB, 8 bit, sRGB, upright, carrying no metadata.
     """
 
     image: Image.Image
 
 
-def sanitise(path: Path) -> Photo:
+def sanitise(path: Path, sha256: str | None = None) -> Photo:
     """Read a photo and keep its pixels only.
 
-    `verify()` passes truncated JPEGs, so the picture is decoded in full; its size is looked at
-    before that, because a small file can hold a gigabyte of pixels. Transparent places become mid
-    grey, which favours no skin.
+    Of an animation, or of a file of several pictures, the first is the photo. Colours are converted
+    to sRGB, see `colours.to_srgb`.
 
     Args:
         path: a file of any name.
+        sha256: of the file as somebody saw it before.
 
     Raises:
-        UnusablePhotoError: the file cannot or must not be used.
+        UnusablePhotoError: the file's content cannot or must not be used.
+        PassingError: the file cannot be read or decoded now, or it is not the one that was seen.
     """
     try:
-        size_bytes = path.stat().st_size
-    except OSError as error:
-        raise UnusablePhotoError(f"cannot be read ({error.strerror})") from None
-    if size_bytes == 0:
-        raise UnusablePhotoError("is empty")
-    if size_bytes > LARGEST_BYTES:
-        raise UnusablePhotoError(f"has more than {LARGEST_BYTES >> 20} MB")
-    try:
-        # We look at the size ourselves, and refuse at a lower limit than Pillow warns at.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as opened:
-                width_px, height_px = opened.size
-                if width_px * height_px > LARGEST_PIXELS:
-                    raise UnusablePhotoError(
-                        f"has more than {LARGEST_PIXELS // 10**6} million pixels"
-                    )
-                if min(width_px, height_px) < SMALLEST_PX:
-                    raise UnusablePhotoError(f"is smaller than {SMALLEST_PX} pixels")
-                # The first frame of a stereo or animated file is the photo.
-                opened.seek(0)
-                opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                rgb = _to_rgb(upright)
-    except UnusablePhotoError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise UnusablePhotoError("is no JPEG, PNG, WebP, BMP or TIFF picture") from None
-    except Image.DecompressionBombError:
+        data = read_bytes(path)
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise PassingError(
+                "A photo changed while the photos were imported; "
+                "run again when nobody writes to them."
+            )
+        decoded = decode(data)
+        if min(decoded.size) < SMALLEST_PX:
+            raise UnusablePhotoError(f"is smaller than {SMALLEST_PX} pixels")
+        rgb = colours.to_srgb(decoded)
+        if (turn := _TURNS.get(_orientation(decoded))) is not None:
+            rgb = rgb.transpose(turn)
+        # A fresh picture made of the pixels: no EXIF, XMP, colour profile, comment or thumbnail.
+        return Photo(Image.frombytes("RGB", rgb.size, rgb.tobytes()))
+    except BadImageError as error:
+        raise UnusablePhotoError(str(error)) from None
+    except colours.UnknownRangeError:
         raise UnusablePhotoError(
-            f"has more than {LARGEST_PIXELS // 10**6} million pixels"
+            "holds numbers of which it cannot be told which is white; "
+            "save it with 8 or 16 bits a channel"
         ) from None
+    except MemoryError:
+        raise PassingError(
+            "There is too little memory to import a photo; nothing was set aside. "
+            "Free some memory and run again."
+        ) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; upright where the EXIF block is damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:
-        # Pillow's decoders raise many kinds of errors at damaged data (OSError, ValueError,
-        # SyntaxError, struct.error ...), and whichever it is, the photo cannot be used.
-        raise UnusablePhotoError("is damaged or cut short") from None
-    # A fresh picture made of the pixels: no EXIF, XMP, colour profile, comment or thumbnail.
-    return Photo(Image.frombytes("RGB", rgb.size, rgb.tobytes()))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # 16-bit grey: Pillow would clip instead of scaling.
-        values = np.asarray(image.convert("F"))
-        low, high = float(values.min()), float(values.max())
-        scaled = (values - low) * (255 / (high - low) if high > low else 0.0)
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        with_alpha = image.convert("RGBA")
-        grey = Image.new("RGBA", image.size, (128, 128, 128, 255))
-        return Image.alpha_composite(grey, with_alpha).convert("RGB")
-    return image.convert("RGB")
+        # Pillow reads EXIF with struct, and whatever that raises, the pixels are whole.
+        return 1

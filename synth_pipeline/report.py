@@ -17,12 +17,12 @@ import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from markupsafe import Markup
-from PIL import Image
 
 from synth_pipeline import class_scores, figures
 from synth_pipeline.history import Since
 from synth_pipeline.scores import best_by_regime
 from synth_pipeline.shifts import SHIFTS
+from synth_pipeline.stored_pictures import read_picture
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL_PX = 112
@@ -238,8 +238,7 @@ def _pulled(ranking: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, int]]:
 
 def _thumbnail(path: Path) -> str:
     """A small picture as a data address."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB").resize((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    picture = read_picture(path).resize((_THUMBNAIL_PX, _THUMBNAIL_PX))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -6,7 +6,7 @@ planning a study must not import torch.
 """
 
 STAGE_VERSIONS = {
-    "cases": 3,
+    "cases": 4,
     "landmarks": 3,
     "class-images": 2,
     "dreambooth": 5,

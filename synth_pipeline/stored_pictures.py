@@ -4,16 +4,16 @@ What the decoder says of the bytes is a fact about the picture, which may be sto
 gives an error, or memory that runs out, says nothing about it, so it must never become a result.
 """
 
-import io
 from pathlib import Path
 
 from PIL import Image
 
-from synth_pipeline.errors import StageError
+from synth_pipeline.errors import PassingError
+from synth_pipeline.image_files import BadImageError, decode
 
 
 class DamagedPictureError(Exception):
-    """All bytes of a file were read, and they are not a whole picture."""
+    """All bytes of a file were read, and they are not a whole picture within the limits."""
 
 
 def read_picture(path: Path, mode: str = "RGB") -> Image.Image:
@@ -24,25 +24,18 @@ def read_picture(path: Path, mode: str = "RGB") -> Image.Image:
         mode: of Pillow, to convert to.
 
     Raises:
-        DamagedPictureError: the decoder refuses the bytes.
-        StageError: the bytes cannot be read.
+        DamagedPictureError: the decoder refuses the bytes, or they claim too many pixels.
+        PassingError: the bytes cannot be read.
         MemoryError: there is not enough memory to decode them.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StageError(
+        raise PassingError(
             f"An image of the study cannot be read ({error.strerror}); check the disk and the "
             "permissions of the store, then run the same command again."
         ) from None
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            return opened.convert(mode)
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Pillow's decoders raise many kinds of errors at damaged data. One of them says, as an
-        # OSError, that it was given no memory (`PIL.ImageFile.ERRORS`).
-        if "out of memory" in str(error):
-            raise MemoryError(str(error)) from None
+        return decode(content).convert(mode)
+    except BadImageError:
         raise DamagedPictureError from None

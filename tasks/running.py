@@ -17,7 +17,7 @@ from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from synth_pipeline.config import CasesConfig, load_config
-from synth_pipeline.errors import StoreUnreachableError, SynthPipelineError
+from synth_pipeline.errors import PassingError, SynthPipelineError
 from synth_pipeline.graph import Node
 from synth_pipeline.study import Study
 from tasks.progress import shown
@@ -27,7 +27,7 @@ logger = logging.getLogger("synth_pipeline")
 
 def _is_worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:
     """Retry what time may heal; wrong input and a diverged training stay as they are."""
-    if isinstance(state.data, StoreUnreachableError):
+    if isinstance(state.data, PassingError):
         return True
     return not isinstance(state.data, SynthPipelineError)
 

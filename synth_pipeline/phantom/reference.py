@@ -15,6 +15,7 @@ from synth_pipeline import embeddings, landmarks
 from synth_pipeline.config import Embedding
 from synth_pipeline.phantom import phenotypes
 from synth_pipeline.progress import Progress, silent
+from synth_pipeline.stored_pictures import read_picture
 
 _THUMBNAIL_PX = 32
 
@@ -100,7 +101,7 @@ def _nearest_mean(features_NF: np.ndarray, labels: np.ndarray, training: np.ndar
 
 def _thumbnail(path: Path) -> np.ndarray:
     """(1024,) float64: grey, of mean zero, so that the light's strength does not count."""
-    with Image.open(path) as opened:
-        small = opened.convert("L").resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
+    shown = read_picture(path).convert("L")
+    small = shown.resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX)
     grey = np.asarray(small, np.float64).ravel()
     return grey - grey.mean()
