@@ -79,7 +79,7 @@ def preflight(study: Study, until: str) -> None:
     if reach >= STAGES.index("landmarks") or study.config.cases.format == "phantom":
         _ = study.landmark_model
     if reach >= STAGES.index("dreambooth"):
-        _ = study.base
+        study.check_base()
         tuning = study.config.dreambooth
         if tuning.precision == "fp16" or tuning.optimiser == "adamw-8bit":
             # Asking torch takes seconds, so it is asked only what may be missing.

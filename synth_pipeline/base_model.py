@@ -1,21 +1,24 @@
 """The base model of DreamBooth: embedded, a local folder, or a model hub's id."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from synth_pipeline import base_files, model_hub, single_file, weight_files
+from synth_pipeline.base_files import ModelFolder
 from synth_pipeline.config import Precision
 from synth_pipeline.errors import InputError
 from synth_pipeline.store import canonical_json, file_sha256
 
 EMBEDDED = "embedded"
-_EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "phantom-base"
+EMBEDDED_FOLDER = Path(__file__).parent / "assets" / "phantom-base"
 # Pickled weights run code when they are loaded, so only these kinds of files are ever read.
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
-#: What many repositories hold beside: the same weights as one file, in half precision, or from
-#: before averaging; and a classifier that we do not use. Tens of gigabytes, together.
-_NOT_WANTED = ("safety_checker/*", "*.fp16.*", "*.non_ema.*")
+#: What many repositories hold beside: a classifier that we do not use, the same weights from
+#: before averaging, and the same in half precision. Tens of gigabytes, together.
+_NOT_WANTED = ("safety_checker/*", "*.non_ema.*")
+_VARIANTS = tuple(f"*.{name}{end}*" for name in weight_files.VARIANTS for end in ".-")
+_PIPELINE, _AUTOENCODER = "model_index.json", "config.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ def resolve_base(
     base_vae: str | None = None,
     precision: Precision = "auto",
 ) -> BaseModel:
-    """Find a base model and make sure that it can be used; loads no weights.
+    """Find a base model and check its files; loads no weights.
+
+    Whether its weights fit its networks is checked by `base_networks.check`, which takes seconds.
 
     Args:
         base_model: `embedded`, a folder, or a hub id such as `owner/name`.
@@ -52,92 +57,125 @@ def resolve_base(
         precision: of the arithmetic.
 
     Raises:
-        InputError: it is not there, cannot be downloaded, or is of another kind.
+        InputError: it is not there, cannot be downloaded, is not whole, or is of another kind.
     """
-    folder, identity = _locate(base_model, revision, "model_index.json")
-    index = _read_json(folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise InputError(
-            f"dreambooth.base_model {base_model} is a {kind}, not a StableDiffusionPipeline; "
-            "choose a base of the Stable Diffusion 1.5 family."
-        )
-    for part in ("unet", "text_encoder", *(() if base_vae else ("vae",))):
-        if not list((folder / part).glob("*.safetensors")):
-            raise InputError(
-                f"dreambooth.base_model {base_model} has no safetensors in {part}/; pickled "
-                "weights are not loaded, because they can run code: convert them first."
-            )
-    if base_vae is None:
-        return BaseModel(folder, identity, precision=precision)
-    vae_folder, vae_identity = _locate(base_vae, None, "config.json")
-    return BaseModel(folder, f"{identity}+vae:{vae_identity}", vae_folder, precision)
+    found, commit = _locate("dreambooth.base_model", base_model, revision, _PIPELINE)
+    vae, vae_commit = (
+        _locate("dreambooth.base_vae", base_vae, None, _AUTOENCODER)
+        if base_vae is not None
+        else (None, None)
+    )
+    base_files.check_pipeline(found, vae)
+    identity = commit or _folder_digest(found)
+    if vae is None:
+        return BaseModel(found.path, identity, precision=precision)
+    identity = f"{identity}+vae:{vae_commit or _folder_digest(vae)}"
+    return BaseModel(found.path, identity, vae.path, precision)
 
 
-def _locate(name: str, revision: str | None, marker: str) -> tuple[Path, str]:
-    """The folder of a model and its identity."""
+def check_networks(base: BaseModel, base_model: str, base_vae: str | None = None) -> None:
+    """Make sure that the weights of a base model are those of its networks; imports torch.
+
+    Args:
+        base: as `resolve_base` found it.
+        base_model: how it was named.
+        base_vae: how the other autoencoder was named.
+
+    Raises:
+        InputError: they are of another network, or a part cannot be read.
+    """
+    from synth_pipeline import base_networks
+
+    def folder(key: str, name: str, path: Path) -> ModelFolder:
+        return ModelFolder(f"dreambooth.{key}", name, path, _copy_again(name, path))
+
+    vae = folder("base_vae", base_vae or "", base.vae_folder) if base.vae_folder else None
+    base_networks.check(folder("base_model", base_model, base.folder), vae)
+
+
+def _copy_again(name: str, folder: Path) -> str:
     if name == EMBEDDED:
-        if not (_EMBEDDED_FOLDER / marker).is_file():
-            raise InputError(
-                f"The embedded base model is missing from {_EMBEDDED_FOLDER}; "
-                "install synth-pipeline again, or make one: `synth-pipeline phantom train-base`."
-            )
-        return _EMBEDDED_FOLDER, _folder_digest(_EMBEDDED_FOLDER)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / marker).is_file():
-            raise InputError(
-                f"The folder {folder} has no {marker}; name a folder in diffusers' format."
-            )
-        return folder.absolute(), _folder_digest(folder)
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        return "install synth-pipeline again, or make one: `synth-pipeline phantom train-base`"
+    if Path(name).expanduser().is_dir():
+        return f"copy the model into {folder} again"
+    return f"delete {folder}, so that it is downloaded again"
+
+
+def _locate(
+    key: str, name: str, revision: str | None, marker: str
+) -> tuple[ModelFolder, str | None]:
+    """The folder of a model; of a hub's also its id with the commit."""
+    folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
+    if name == EMBEDDED and marker == _AUTOENCODER:
+        folder /= "vae"
+    if folder.is_file():
+        raise single_file.refusal(key, folder)
+    if folder.is_dir() or name == EMBEDDED:
+        model = ModelFolder(key, name, folder.absolute(), _copy_again(name, folder))
+        if not weight_files.is_there(folder / marker):
+            raise _no_marker(model, marker)
+        return model, None
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or "\\" in name:
         raise InputError(
-            f"The model {name} is neither a folder here nor a hub id like owner/name; "
-            "mend dreambooth.base_model or dreambooth.base_vae."
+            f"{key} {name}: there is no such folder here, and it is no hub id like owner/name; "
+            "check the path."
         )
-    return _from_hub(name, revision, marker)
+    folder = _from_hub(key, name, revision, marker)
+    model = ModelFolder(key, name, folder, _copy_again(name, folder))
+    # The snapshot's folder is called after the commit.
+    return model, f"{name}@{folder.name}"
 
 
-def files_wanted(marker: str) -> dict[str, list[str]]:
+def _no_marker(model: ModelFolder, marker: str) -> InputError:
+    if model.name == EMBEDDED:
+        return model.error(f"it is missing from {model.path}")
+    files = [path for path in sorted(model.path.iterdir()) if path.suffix in single_file.ENDINGS]
+    inside = [path.parent.name for path in sorted(model.path.glob(f"*/{marker}"))]
+    if marker == _PIPELINE and len(files) == 1 and not (model.path / "config.json").exists():
+        return single_file.refusal(model.key, files[0])
+    if marker == _AUTOENCODER and "vae" in inside:
+        return model.error("it is a whole pipeline", f"name its folder {model.path / 'vae'}")
+    if marker == _PIPELINE and (model.path.parent / marker).exists():
+        return model.error("it is one part of a model", f"name the folder {model.path.parent}")
+    return model.error(f"the folder has no {marker}", "name a folder in diffusers' format")
+
+
+def files_wanted(marker: str, variant: str | None = None) -> dict[str, list[str]]:
     """Which files of a hub's repository are downloaded, as patterns.
 
     Args:
         marker: `model_index.json` for a pipeline, whose weights lie in its parts' folders;
             `config.json` for an autoencoder, whose weights lie beside it.
+        variant: of the weights; none is full precision.
     """
     # `*` stands for slashes too.
-    weights = "*/*.safetensors" if marker == "model_index.json" else "*.safetensors"
+    within = "*/" if marker == _PIPELINE else ""
+    weights = f"{within}*.{variant}*.safetensors" if variant else f"{within}*.safetensors"
     return {
         "allow_patterns": ["*.json", "*/*.txt", "*/*.model", weights],
-        "ignore_patterns": list(_NOT_WANTED),
+        "ignore_patterns": [*_NOT_WANTED, *(() if variant else _VARIANTS)],
     }
 
 
-def _from_hub(name: str, revision: str | None, marker: str) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+def _from_hub(key: str, name: str, revision: str | None, marker: str) -> Path:
+    """The snapshot of a repository; in half precision where it has nothing else."""
+    folder, commit = model_hub.download(name, revision, files_wanted(marker), key)
+    for variant in weight_files.VARIANTS:
+        parts = [folder / part for part in base_files.NETWORKS] if marker == _PIPELINE else [folder]
+        if all(any(part.glob("*.safetensors")) for part in parts if part.is_dir()):
+            break
+        folder, _ = model_hub.download(name, commit, files_wanted(marker, variant), key)
+    return folder
 
-    missing = InputError(
-        f"The model {name} is neither cached here nor can it be downloaded; check the id and the "
-        "network, or copy it to this machine and name its folder."
+
+def _folder_digest(model: ModelFolder) -> str:
+    """A hash over the names and contents of the files that are loaded."""
+    folder = model.path
+    files = sorted(
+        {path for pattern in _PATTERNS for path in folder.rglob(pattern) if path.is_file()}
     )
     try:
-        folder = Path(snapshot_download(name, revision=revision, **files_wanted(marker)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError):
-        raise missing from None
-    # The snapshot's folder is called after the commit.
-    return folder, f"{name}@{folder.name}"
-
-
-def _folder_digest(folder: Path) -> str:
-    """A hash over the names and contents of the files that are loaded."""
-    files = sorted({path for pattern in _PATTERNS for path in folder.rglob(pattern)})
-    pairs = [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files]
+        pairs = [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files]
+    except OSError as error:
+        raise model.error(f"{error.filename} cannot be read ({error.strerror})") from None
     return "sha256:" + hashlib.sha256(canonical_json(pairs)).hexdigest()
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise InputError(f"{path} is no readable JSON; copy the base model again.") from None

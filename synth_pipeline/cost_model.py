@@ -6,9 +6,12 @@ multiplications were counted by torch's `FlopCounterMode` at 224 px.
 """
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from synth_pipeline import base_files, weight_files
 
 #: Forward pass of SD 1.5's UNet on 64×64 latents, and what its weights are.
 _SD_FORWARD_FLOP, _SD_WEIGHTS, _SD_LATENT = 0.8e12, 860e6, 64
@@ -105,17 +108,10 @@ def base_cost(folder: Path) -> BaseCost:
     Args:
         folder: in diffusers' format.
     """
-    count = size_bytes = 0
-    for path in (folder / "unet").glob("*.safetensors"):
-        with path.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                product = 1
-                for side in tensor["shape"]:
-                    product *= side
-                count += product
-        size_bytes += path.stat().st_size
+    found = weight_files.find(folder / "unet", base_files.NETWORKS["unet"][1])
+    assert found is not None  # `resolve_base` has looked
+    count = sum(math.prod(shape) for shape in found.shapes.values())
+    size_bytes = sum(path.stat().st_size for path in found.files)
     latent = json.loads((folder / "unet" / "config.json").read_bytes()).get("sample_size", 64)
     vae = folder / "vae" / "config.json"
     blocks = json.loads(vae.read_bytes()).get("block_out_channels", []) if vae.is_file() else []

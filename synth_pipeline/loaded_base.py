@@ -12,8 +12,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
+from synth_pipeline import weight_files
+from synth_pipeline.base_files import NETWORKS
 from synth_pipeline.base_model import BaseModel
 from synth_pipeline.config import DreamBoothConfig, Precision
 from synth_pipeline.errors import InputError
@@ -150,21 +153,39 @@ def _to_half(unet: UNet2DConditionModel, half: torch.dtype) -> None:
 
 
 def load_pipeline(folder: Path, vae_folder: Path | None = None) -> StableDiffusionPipeline:
-    """Read a pipeline from safetensors, without safety checker and without the network."""
-    changes = {}
-    if vae_folder is not None:
-        changes["vae"] = AutoencoderKL.from_pretrained(
-            vae_folder, use_safetensors=True, dtype=torch.float32, local_files_only=True
+    """Read a pipeline from safetensors, without safety checker and without the network.
+
+    Weights that lie there in half precision only (`*.fp16.safetensors`) are read into float32.
+    """
+    parts = {
+        part: _load_part(kind, folder / part, NETWORKS[part][1])
+        for part, kind in (
+            ("unet", UNet2DConditionModel),
+            ("text_encoder", CLIPTextModel),
+            ("vae", AutoencoderKL),
         )
+        if part != "vae" or vae_folder is None
+    }
+    if vae_folder is not None:
+        parts["vae"] = _load_part(AutoencoderKL, vae_folder, NETWORKS["vae"][1])
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder,
-        use_safetensors=True,
-        dtype=torch.float32,
         local_files_only=True,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-        **changes,
+        **parts,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _load_part(kind: Any, folder: Path, stem: str) -> torch.nn.Module:
+    found = weight_files.find(folder, stem)
+    return kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        variant=found.variant if found else None,
+        dtype=torch.float32,
+        local_files_only=True,
+    )

@@ -111,6 +111,18 @@ class CasesOfStudy:
             precision=settings.precision,
         )
 
+    def check_base(self) -> None:
+        """Make sure that the base model can be loaded; takes seconds where it is new here.
+
+        Raises:
+            InputError: it is not whole, or its weights are not those of its networks.
+        """
+        base, settings = self.base, self.config.dreambooth
+        learned_from = (made["parameters"]["base"] for made in self.store.manifests("dreambooth"))
+        # The embedded one is ours, and its files were looked at.
+        if base.identity not in learned_from and base.folder != base_model.EMBEDDED_FOLDER:
+            base_model.check_networks(base, settings.base_model, settings.base_vae)
+
     @cached_property
     def landmark_model(self) -> Path:
         """The landmark model's file, its SHA-256 checked once."""
