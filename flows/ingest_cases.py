@@ -10,9 +10,9 @@ from prefect import flow
 from prefect.states import Failed, State
 
 from flows.production import which_study
-from synth_pipeline.errors import InputError
 from tasks.announce_cases import announce_cases
 from tasks.take_in_cases import take_in_cases
+from tasks.untold import untold
 
 
 @flow(
@@ -21,6 +21,7 @@ from tasks.take_in_cases import take_in_cases
     persist_result=False,
     validate_parameters=False,
 )
+@untold
 def ingest_cases(
     root: str = "", name: str = "", settle_s: float = 10.0
 ) -> dict[str, Any] | State[Any]:
@@ -34,10 +35,7 @@ def ingest_cases(
     Returns:
         How many photos of each class were accepted, set aside and announced.
     """
-    try:
-        root, name = which_study(root, name)
-    except InputError as error:
-        return Failed(message=str(error), data=error)
+    root, name = which_study(root, name)
     taken = take_in_cases(root, name, settle_s, return_state=True)
     if not taken.is_completed():
         return Failed(message=taken.message, data=taken.data)

@@ -3,15 +3,15 @@
 from typing import Any
 
 from prefect import flow
-from prefect.states import Failed, State
+from prefect.states import State
 
 from flows.at_work import at_work
 from flows.states import failed_like
-from synth_pipeline.errors import InputError
 from tasks.evaluate import evaluate
 from tasks.running import open_study
 from tasks.train import train
 from tasks.tune import tune
+from tasks.untold import untold
 
 
 @flow(
@@ -20,15 +20,13 @@ from tasks.tune import tune
     persist_result=False,
     validate_parameters=False,
 )
+@untold
 def recognize(
     root: str, name: str, classes: list[str], backbone: str
 ) -> dict[str, Any] | State[Any]:
     """Train and evaluate one backbone in every regime and at every scale."""
-    try:
-        with at_work(root, name) as here:
-            return backbone_steps(here, name, classes, backbone)
-    except InputError as error:
-        return Failed(message=str(error), data=error)
+    with at_work(root, name) as here:
+        return backbone_steps(here, name, classes, backbone)
 
 
 def backbone_steps(

@@ -46,6 +46,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.study import study as study_flow
+        from tasks.untold import sentence_of
 
         _tell_the_cost(root, config, until)
         # Nobody watches the heart of a flow on a server of its own, and to end its beating takes up
@@ -55,7 +56,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
             state = study_flow(str(root), config.name, until, return_state=True)
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
-        print(f"synth-pipeline: {state.message}", file=sys.stderr)
+        print(f"synth-pipeline: {sentence_of(state)}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return _tell_the_end(study, state.result(), time.monotonic() - begun_s)
 

@@ -28,11 +28,13 @@ from tasks.rank import rank
 from tasks.running import open_study
 from tasks.score import score
 from tasks.select import select
+from tasks.untold import untold
 
 logger = logging.getLogger("synth_pipeline")
 
 
 @flow(name="study", flow_run_name="study {name}", persist_result=False, validate_parameters=False)
+@untold
 def study(root: str = "", name: str = "", until: str = "report") -> dict[str, Any] | State[Any]:
     """Run a study that the command line has laid down under `root`.
 
@@ -45,11 +47,8 @@ def study(root: str = "", name: str = "", until: str = "report") -> dict[str, An
         The classes that were finished, those that failed and those that lost photos, with one
         sentence each; and how many stages were run or cached.
     """
-    try:
-        with production(root, name) as (here, known):
-            return _study(here, known, until)
-    except InputError as error:
-        return Failed(message=str(error), data=error)
+    with production(root, name) as (here, known):
+        return _study(here, known, until)
 
 
 def _study(root: str, name: str, until: str) -> dict[str, Any] | State[Any]:

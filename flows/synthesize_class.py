@@ -3,16 +3,16 @@
 from typing import Any
 
 from prefect import flow
-from prefect.states import Failed, State
+from prefect.states import State
 
 from flows.at_work import at_work
 from flows.states import failed_like
-from synth_pipeline.errors import InputError
 from tasks.find_landmarks import find_landmarks
 from tasks.fine_tune import fine_tune
 from tasks.generate import generate
 from tasks.make_class_images import make_class_images
 from tasks.running import open_study
+from tasks.untold import untold
 
 
 @flow(
@@ -21,15 +21,13 @@ from tasks.running import open_study
     persist_result=False,
     validate_parameters=False,
 )
+@untold
 def synthesize_class(
     root: str, name: str, class_id: str, until: str | None = None
 ) -> dict[str, Any] | State[Any]:
     """Make all of one class, or as far as the stage `until`; a failure is the class's own."""
-    try:
-        with at_work(root, name) as here:
-            return class_steps(here, name, class_id, until)
-    except InputError as error:
-        return Failed(message=str(error), data=error)
+    with at_work(root, name) as here:
+        return class_steps(here, name, class_id, until)
 
 
 def class_steps(

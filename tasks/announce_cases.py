@@ -11,11 +11,13 @@ from prefect.states import Completed, State
 
 from synth_pipeline.registry_cases import registry_of
 from tasks.running import POLICY, open_study
+from tasks.untold import untold
 
 ARRIVED = "synth-pipeline.cases.arrived"
 
 
 @task(name="announce", task_run_name="announce {name}", **POLICY)
+@untold
 def announce_cases(root: str, name: str) -> State[Any]:
     """Emit the event for the cases that nobody was told of, with class ids and counts alone.
 

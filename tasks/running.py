@@ -21,6 +21,7 @@ from synth_pipeline.errors import PassingError, SynthPipelineError
 from synth_pipeline.graph import Node
 from synth_pipeline.study import Study
 from tasks.progress import shown
+from tasks.untold import is_about_photos, kept, told_as
 
 logger = logging.getLogger("synth_pipeline")
 
@@ -73,6 +74,8 @@ def make(root: str, name: str, choose: Callable[[Study], Node]) -> State[Any]:
             with shown(node.name, logger.info) as progress:
                 artifact, executed = study.make(node, progress)
     except SynthPipelineError as error:
+        if is_about_photos(error):
+            return kept(error, root, name)
         return failed(study.config.cases, error)
     if not executed:
         return Completed(name="Cached", message="verified", data=artifact.reference())
@@ -85,4 +88,4 @@ def failed(cases: CasesConfig, error: SynthPipelineError) -> State[Any]:
     for place in (cases.inbox, cases.source):
         for written in {str(Path(place).absolute()), place} if place else ():
             told = re.sub(rf"(?<![\w/]){re.escape(written)}(?!\w)", "(not shown)", told)
-    return Failed(message=told, data=error)
+    return Failed(message=told, data=told_as(error, told))

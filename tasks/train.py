@@ -7,6 +7,7 @@ from prefect.states import State
 
 from synth_pipeline.study_recognition import run_label
 from tasks.running import POLICY, make
+from tasks.untold import untold
 
 
 def _name(parameters: dict[str, Any]) -> str:
@@ -16,6 +17,7 @@ def _name(parameters: dict[str, Any]) -> str:
 
 # Prefect takes such a function, though its protocol also asks for a class method.
 @task(name="training", task_run_name=_name, **POLICY)  # type: ignore[arg-type]
+@untold
 def train(
     root: str,
     name: str,
