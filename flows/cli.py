@@ -14,6 +14,7 @@ from pathlib import Path
 from synth_pipeline import __version__
 from synth_pipeline.errors import InputError, SynthPipelineError
 from synth_pipeline.places import from_home
+from synth_pipeline.shipped import find_config
 
 DONE, FAILED, WRONG_INPUT, SOME_FAILED = 0, 1, 2, 3
 
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         _check_root(getattr(options, "root", Path()))
+        if hasattr(options, "config"):
+            options.config = _found(options.config)
         done = options.command(options)
         sys.stdout.flush()
         return done
@@ -235,6 +238,13 @@ def _path(text: str) -> Path:
     return Path(from_home(text))
 
 
+def _found(config: Path) -> Path:
+    found = find_config(config)
+    if found != config:
+        print(f"synth-pipeline: {config} is taken from the package: {found}", file=sys.stderr)
+    return found
+
+
 def _check_root(root: Path) -> None:
     """Prefect keeps the root's path as a parameter of its runs, in JSON."""
     try:
@@ -266,7 +276,12 @@ class _SetEngine(argparse.Action):
 
 def _study_command(commands, name: str, text: str, command) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
     parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("config", type=_path, metavar="CONFIG", help="a study's YAML file")
+    parser.add_argument(
+        "config",
+        type=_path,
+        metavar="CONFIG",
+        help="a study's YAML file, or a name such as quickstart",
+    )
     parser.add_argument(
         "--set",
         dest="overrides",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flows.server_checks import check_server
-from synth_pipeline import models
+from synth_pipeline import models, shipped
 from synth_pipeline.errors import InputError
 
 _LIBRARIES = {
@@ -53,7 +53,7 @@ def _packages() -> Iterator[tuple[bool, str]]:
         try:
             yield True, f"{name} {importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
-            yield False, f"{name} is missing: pip install -c constraints.txt -e ."
+            yield False, f"{name} is missing: pip install -c {shipped.CONSTRAINTS} {name}"
 
 
 def _libraries() -> Iterator[tuple[bool, str]]:

@@ -1,7 +1,6 @@
 """Work pools and automations of a server, made where they are missing."""
 
 import contextlib
-from pathlib import Path
 
 import yaml
 from prefect.client.orchestration import get_client
@@ -11,8 +10,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
 from flows.server import CPU_POOL, GPU_POOL
-
-AUTOMATIONS = Path(__file__).parent.parent / "deploy" / "automations.yaml"
+from synth_pipeline.shipped import AUTOMATIONS
 
 
 def furnish() -> None:

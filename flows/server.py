@@ -15,6 +15,7 @@ import httpx
 from synth_pipeline import __version__
 from synth_pipeline.errors import InputError
 from synth_pipeline.json_files import parse_object
+from synth_pipeline.shipped import DEPLOY
 
 GPU_POOL, CPU_POOL = "gpu", "cpu"
 SYNTHESIZE, RECOGNIZE, STUDY = "synthesize-class/gpu", "recognize/gpu", "study/production"
@@ -144,8 +145,7 @@ def ready_server(root: Path) -> Server:
         deployment = server.get(f"/deployments/name/{name}")
         if deployment is None:
             raise InputError(
-                f"The server at {server.url} has no deployment {name}; create it with "
-                "`prefect deploy --all`."
+                f"The server at {server.url} has no deployment {name}; create it with `{DEPLOY}`."
             )
         check_version(name, deployment["version"])
     return server
@@ -160,5 +160,5 @@ def check_version(name: str, version: str | None) -> None:
     if version != __version__:
         raise InputError(
             f"The deployment {name} is of version {version}, but {__version__} is installed here; "
-            "install the same version everywhere, then run `prefect deploy --all`."
+            f"install the same version everywhere, then run `{DEPLOY}`."
         )

@@ -16,6 +16,7 @@ from flows.server import (
     ready_server,
 )
 from synth_pipeline.errors import InputError
+from synth_pipeline.shipped import AUTOMATE, DEPLOY
 
 
 def check_server(root: Path) -> Iterator[tuple[bool, str]]:
@@ -33,7 +34,7 @@ def check_server(root: Path) -> Iterator[tuple[bool, str]]:
         yield True, f"Prefect server {server.url}, its pool {GPU_POOL} and deployments"
         deployment = server.get(f"/deployments/name/{STUDY}")
         if deployment is None:
-            yield False, f"deployment {STUDY} is missing: prefect deploy --all"
+            yield False, f"deployment {STUDY} is missing: {DEPLOY}"
         else:
             check_version(STUDY, deployment["version"])
     except InputError as error:
@@ -49,7 +50,7 @@ def check_server(root: Path) -> Iterator[tuple[bool, str]]:
         yield (
             False,
             f"automation {ZOMBIES} {state}, so a run whose machine died stays Running for ever: "
-            "prefect automation create --from-file deploy/automations.yaml",
+            f"{AUTOMATE}",
         )
 
 

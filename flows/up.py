@@ -23,9 +23,10 @@ import httpx
 from flows.cards import Card, cards, shared_out
 from flows.server import CPU_POOL, GPU_POOL, Server, server_file
 from synth_pipeline.errors import InputError, StageError
+from synth_pipeline.shipped import AUTOMATIONS, PREFECT_YAML
 from synth_pipeline.store import write_in_one_step
 
-#: Where prefect.yaml and deploy/ lie: beside the packages, in a checkout or an editable install.
+#: Where our packages are imported from.
 HOME = Path(__file__).parent.parent
 _PORT = 4200
 #: The first start creates the database, which takes a while on a busy machine.
@@ -95,13 +96,14 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
         slots: classes that each worker makes at a time.
 
     Raises:
-        InputError: it runs already, or the GPUs do not hold so many.
+        InputError: it runs already, the GPUs do not hold so many, or the package is not whole.
         StageError: the server does not start.
     """
     from flows.environment import prepare
     from flows.locking import only_one_stack
     from flows.orphans import end_the_rest, ended_with_us
 
+    _check_deployments()
     root = root.absolute()
     found = cards()
     places = shared_out(found, workers, slots)
@@ -135,6 +137,13 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
     return 0
 
 
+def _check_deployments() -> None:
+    """Find out before anything is started whether the package is whole."""
+    for path in (PREFECT_YAML, AUTOMATIONS):
+        if not path.is_file():
+            raise InputError(f"{path} is missing; install synth-pipeline again.")
+
+
 def _server_child(server: Server) -> Child:
     port = server.url.rsplit(":", 1)[1].removesuffix("/api")
     return Child("server", ("flows.guarded_server", "--host", "127.0.0.1", "--port", port))
@@ -164,14 +173,10 @@ def _furnish(server: Server) -> None:
     """Pools, deployments and automations; what is there is brought up to date."""
     from flows.furnishing import furnish
 
-    if not (HOME / "prefect.yaml").exists():
-        raise InputError(
-            f"{HOME / 'prefect.yaml'} is missing: `synth-pipeline up` needs the project's folder "
-            "(pip install -e .)."
-        )
     furnish()
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        + ["--prefect-file", str(PREFECT_YAML)],
         cwd=HOME,
         capture_output=True,
         text=True,
