@@ -1,7 +1,8 @@
 """Where new photos arrive: `inbox/<class>/<photo>` or `inbox/<class>/<subject>/<photo>`.
 
 A folder, or a prefix that fsspec can reach, such as `s3://bucket/inbox`. Nothing is followed that
-leads out of it, and nothing is taken that is still being written.
+leads out of it, and nothing is taken that is still being written. One item that cannot be read or
+removed is one item: only an inbox that cannot be reached at all is an error.
 """
 
 import errno
@@ -14,13 +15,14 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from synth_pipeline.class_names import normalised
 from synth_pipeline.errors import InputError
+from synth_pipeline.not_photos import PassedOver
 
 #: What our own disk says when there is no room, which is not the inbox's fault.
 DISK_FULL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 #: What file systems tell of a file that changes with it.
 _CHANGES = ("size", "mtime", "ino", "LastModified", "ETag", "updated", "last_modified")
-_NOT_PHOTOS = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Arrival:
         path: as its file system knows it.
         place: below the inbox: class, subject where there is one, and name.
         state: changes when the file does.
-        kind: `file`, `link` (it only leads somewhere), or `other`, such as a pipe.
+        kind: `file`, `link` (it only leads somewhere), `closed` (a folder that cannot be read), or
+            `other`, such as a pipe.
     """
 
     path: str
@@ -43,21 +46,22 @@ class Arrival:
     @property
     def class_name(self) -> str | None:
         """The class's folder; none for a file that lies in no folder."""
-        return self.place[0] if len(self.place) > 1 else None
+        is_folder = len(self.place) > 1 or self.kind == "closed"
+        return normalised(self.place[0]) if is_folder else None
 
     @property
     def subject(self) -> str | None:
-        """The folders between the class's and the file, which name the person."""
-        return "/".join(self.place[1:-1]) or None
+        """The folder in the class's, which names the person, whatever lies below it."""
+        return normalised(self.place[1]) if len(self.place) > 2 else None
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What lies in an inbox: files, class folders that hold none, and how much is passed over."""
+    """What lies in an inbox: files, class folders that hold none, and what is passed over."""
 
     arrivals: list[Arrival]
     empty: list[str]
-    hidden: int
+    passed: PassedOver
 
 
 class Inbox:
@@ -89,19 +93,14 @@ class Inbox:
         self.fs.invalidate_cache()
         arrivals: list[Arrival] = []
         empty: list[str] = []
-        hidden = 0
+        passed = PassedOver()
         with self._explained():
             for top in self._list(self.root):
-                name = _name(top)
-                before = len(arrivals), hidden
-                for info, place in self._walk(top, (name,)):
-                    if place[-1].startswith(".") or place[-1].lower() in _NOT_PHOTOS:
-                        hidden += 1
-                    else:
-                        arrivals.append(_arrival(info, place))
-                if top["type"] == "directory" and (len(arrivals), hidden) == before:
-                    empty.append(name)
-        return Seen(sorted(arrivals, key=lambda a: a.place), empty, hidden)
+                found = list(self._walk(top, (_name(top),), passed))
+                arrivals += [arrival for arrival in found if arrival is not None]
+                if top["type"] == "directory" and not found:
+                    empty.append(_name(top))
+        return Seen(sorted(arrivals, key=lambda a: a.place), empty, passed)
 
     def fetch(self, arrival: Arrival, to: Path) -> None:
         """Copy a file.
@@ -109,10 +108,11 @@ class Inbox:
         Raises:
             PermissionError: it cannot be read.
             FileNotFoundError: it is gone.
+            OSError: of a folder on this machine: this file cannot be read now.
             InputError: the inbox's machine cannot be reached.
         """
         with (
-            self._explained(passing=(PermissionError, FileNotFoundError)),
+            self._explained(passing=self._of_one_item),
             self.fs.open(arrival.path, "rb") as source,
             to.open("wb") as stream,
         ):
@@ -120,6 +120,16 @@ class Inbox:
                 stream.write(block)
             stream.flush()
             os.fsync(stream.fileno())
+
+    def link(self, arrival: Arrival, to: Path) -> bool:
+        """Give a file a second name instead of copying it; tells whether that was possible."""
+        if self.folder is None:
+            return False
+        try:
+            os.link(arrival.path, to, follow_symlinks=False)
+        except OSError:
+            return False  # another file system, or somebody else's file
+        return True
 
     def is_as_it_was(self, arrival: Arrival) -> bool:
         """Whether a file is still the one that was seen."""
@@ -132,20 +142,34 @@ class Inbox:
         return _arrival(info, arrival.place).state == arrival.state
 
     def remove(self, arrival: Arrival) -> None:
-        """Take a file, or a link itself, out of the inbox."""
-        with self._explained():
+        """Take a file, or a link itself, out of the inbox; raises as `fetch`."""
+        with self._explained(passing=self._of_one_item):
             self.fs.rm_file(arrival.path)
 
+    @property
+    def _of_one_item(self) -> tuple[type[Exception], ...]:
+        """What stops one file and not the others."""
+        return (OSError,) if self.folder else (PermissionError, FileNotFoundError)
+
     def _walk(
-        self, info: dict[str, Any], place: tuple[str, ...]
-    ) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-        if info["type"] != "directory" or info.get("islink"):
-            yield info, place
-        elif place[-1].startswith("."):
-            yield info, place  # counted as one thing that is passed over
+        self, info: dict[str, Any], place: tuple[str, ...], passed: PassedOver
+    ) -> Iterator[Arrival | None]:
+        """What lies below a place; none for what is passed over."""
+        is_folder = info["type"] == "directory" and not info.get("islink")
+        if passed.takes(place[-1], is_folder=is_folder):
+            yield None
+        elif not is_folder:
+            yield _arrival(info, place)
         else:
-            for below in self._list(info["name"]):
-                yield from self._walk(below, (*place, _name(below)))
+            try:
+                below = self._list(info["name"])
+            except OSError as error:
+                if self.folder is None:
+                    raise
+                yield Arrival(info["name"], place, 0, (error.strerror,), "closed")
+                return
+            for each in below:
+                yield from self._walk(each, (*place, _name(each)), passed)
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         # Object stores list a folder's own marker among its files.
@@ -182,8 +206,8 @@ class _Explained:
             # A message may hold a file's name; its kind does not.
             why = type(error).__name__
         raise InputError(
-            f"The inbox {self.place} cannot be read or emptied ({why}); mend that and run again: "
-            "nothing is lost."
+            f"The inbox {self.place} cannot be read or emptied ({why}); correct that and run "
+            "again: nothing is lost."
         ) from None
 
 

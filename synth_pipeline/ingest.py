@@ -5,8 +5,10 @@ killed anywhere is followed by one that finds the file again, knows it by its ha
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,15 +16,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from synth_pipeline.class_names import is_text, printable
 from synth_pipeline.config import StudyConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.image_files import LARGEST_BYTES
 from synth_pipeline.inbox import DISK_FULL, Arrival, Inbox
+from synth_pipeline.not_photos import PassedOver
 from synth_pipeline.photos import UnusablePhotoError, sanitise
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.quarantine import Held, Quarantine
 from synth_pipeline.registry import Registry
 from synth_pipeline.registry_cases import registry_of
+from synth_pipeline.source_photos import side_of
 from synth_pipeline.store import file_sha256
 
 #: A file that still grows after so many looks stays for the next time.
@@ -40,8 +45,9 @@ class Ingested:
         quarantined: cannot be used; kept in the quarantine with the reason.
         left: cannot be read, and were left in the inbox.
         growing: files that are still being written, left for the next time.
-        hidden: files that are passed over for their names, such as `.DS_Store`.
+        passed: what is no photo by its name, such as `.DS_Store` or a caption; left where it is.
         empty: class folders without a file.
+        alike: new classes, and the names of others that differ from theirs in case only.
     """
 
     accepted: Counter[str] = field(default_factory=Counter)
@@ -50,8 +56,9 @@ class Ingested:
     quarantined: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
     growing: int = 0
-    hidden: int = 0
+    passed: PassedOver = field(default_factory=PassedOver)
     empty: list[str] = field(default_factory=list)
+    alike: dict[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -98,7 +105,7 @@ def run(
         still = [a for a in inbox.look().arrivals if a.place not in take.unreadable]
         take.done.growing = len(still)
         take.done.empty = [registry.class_id(name) for name in seen.empty]
-        take.done.hidden = seen.hidden
+        take.done.passed = seen.passed
     return take.done
 
 
@@ -157,11 +164,17 @@ def told(done: Ingested) -> list[str]:
     ]
     if done.growing:
         lines.append(f"{done.growing} still being written, left for the next time")
-    if done.hidden:
-        lines.append(f"{done.hidden} hidden, left where they are")
+    if sentence := done.passed.in_words():
+        lines.append(f"{sentence} They are left where they are.")
+    for class_id, name in sorted(done.alike.items()):
+        lines.append(f"new class {class_id}: its name differs from {name} in case only")
     if done.empty:
         lines.append(f"empty class folders: {', '.join(sorted(done.empty))}")
     return lines or ["the inbox is empty"]
+
+
+class _LeftError(Exception):
+    """Why one file stays in the inbox, in words that name no file."""
 
 
 class _Take:
@@ -184,26 +197,57 @@ class _Take:
             return
         staged = self.quarantine.staging()
         try:
-            self.inbox.fetch(arrival, staged)
-        except FileNotFoundError:
-            return  # whoever brought it took it back
-        except PermissionError as error:
-            self._leave(arrival, class_id, f"cannot be read ({error.strerror})")
-            return
-        if self.inbox.is_as_it_was(arrival):
-            self._decide(arrival, class_id, staged)
+            is_linked = arrival.size_bytes > LARGEST_BYTES and self.inbox.link(arrival, staged)
+            if not is_linked:
+                self._fetch(arrival, staged)
             if self.inbox.is_as_it_was(arrival):
-                self.inbox.remove(arrival)
+                self._decide(arrival, class_id, staged, "linked" if is_linked else "")
+                if self.inbox.is_as_it_was(arrival):
+                    self._remove(arrival)
+        except FileNotFoundError:
+            pass  # whoever brought it took it back
+        except _LeftError as left:
+            staged.unlink(missing_ok=True)
+            self._leave(arrival, class_id, str(left))
         staged.unlink(missing_ok=True)
 
-    def _decide(self, arrival: Arrival, class_id: str, staged: Path) -> None:
-        known = _name_of(arrival, file_sha256(staged))
+    def _fetch(self, arrival: Arrival, staged: Path) -> None:
+        """Copy a file that may be a photo; what stops this one does not stop the others."""
+        if arrival.size_bytes > shutil.disk_usage(self.quarantine.folder).free:
+            raise _LeftError("is larger than the room that is left on the disk")
+        try:
+            self.inbox.fetch(arrival, staged)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in DISK_FULL - {errno.EROFS}:
+                raise _LeftError("is larger than the room that is left on the disk") from None
+            if error.errno in DISK_FULL:
+                raise
+            raise _LeftError(f"cannot be read ({error.strerror})") from None
+
+    def _remove(self, arrival: Arrival) -> None:
+        try:
+            self.inbox.remove(arrival)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _LeftError(
+                f"was taken in, but cannot be removed from the inbox ({error.strerror})"
+            ) from None
+
+    def _decide(self, arrival: Arrival, class_id: str, staged: Path, content: str) -> None:
+        known = _name_of(arrival, content or file_sha256(staged))
         if (entry := self.registry.arrived(known)) is not None:
             self.done.known[entry.class_id] += 1
             return
         outcome, reason, case_id = "unusable", "", ""
         if arrival.class_name is None:
             reason = "lies in no class folder"
+        elif not is_text(arrival.class_name):
+            reason = "lies in a class folder whose name is not UTF-8; rename it"
+        elif side := next((name for name in arrival.place[:-1][:2] if side_of(name)), ""):
+            reason = f"lies in a folder {side}, but the registry decides who is held out"
         elif arrival.size_bytes > LARGEST_BYTES:
             reason = f"has more than {LARGEST_BYTES >> 20} MB"
         else:
@@ -222,6 +266,8 @@ class _Take:
                 outcome, reason, case_id = verdict.outcome, verdict.reason, verdict.case_id
         if outcome == "accepted":
             self.done.accepted[class_id] += 1
+            if like := self.registry.opened_like(class_id):
+                self.done.alike[class_id] = like
             return
         held = _held(known, arrival, class_id, outcome, reason, case_id, f"files/{known}")
         self.quarantine.keep(held, staged)
@@ -234,8 +280,17 @@ class _Take:
             known = _name_of(arrival, "link")
             reason = "is a link, which is not followed; give the file itself"
             self.quarantine.keep(_held(known, arrival, class_id, "unusable", reason), None)
-            self.inbox.remove(arrival)
+            try:
+                self._remove(arrival)
+            except FileNotFoundError:
+                return
+            except _LeftError as left:
+                self._leave(arrival, class_id, str(left))
+                return
             self.done.quarantined[class_id] += 1
+        elif arrival.kind == "closed":
+            why = arrival.state[0]
+            self._leave(arrival, class_id, f"is a folder that cannot be read ({why})")
         else:
             self._leave(arrival, class_id, "is neither a file nor a folder")
 
@@ -263,7 +318,7 @@ def _held(
 ) -> Held:
     when = datetime.now(UTC).isoformat(timespec="seconds")
     # A name that is no text is shown as well as it can be; Parquet takes UTF-8 only.
-    file = "/".join(arrival.place).encode(errors="surrogateescape").decode(errors="replace")
+    file = printable("/".join(arrival.place))
     return Held(known, when, class_id, file, outcome, reason, case_id, stored)
 
 

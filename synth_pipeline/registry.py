@@ -82,6 +82,7 @@ class Registry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._body = b""
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -96,6 +97,7 @@ class Registry:
             known = parse_object(head)
             if hashlib.sha256(body).hexdigest() != known["sha256"] or known["version"] != _VERSION:
                 raise ValueError
+            self._body = body
             return [Entry(**parse_object(line)) for line in body.splitlines()]
         except FileNotFoundError:
             if (self.folder / "images").is_dir() and any((self.folder / "images").iterdir()):
@@ -133,7 +135,7 @@ class Registry:
                 self.__dict__.pop("entries", None)
                 self.__dict__.pop("_classes", None)
                 if not self.entries:
-                    self._write([])
+                    self._write(b"")
                 self._sweep()
                 yield
         except Timeout:
@@ -166,6 +168,14 @@ class Registry:
                 raise InputError(
                     f"The case registry's photo {path} was changed; bring it back from a backup."
                 )
+
+    def opened_like(self, class_id: str) -> str | None:
+        """Of a class with one case: the name of another that differs in case only, if there is."""
+        if sum(entry.class_id == class_id for entry in self.entries) != 1:
+            return None
+        own = next(name for name, known in self._classes.items() if known == class_id)
+        others = (name for name in self._classes if name != own)
+        return next((name for name in others if name.casefold() == own.casefold()), None)
 
     def arrived(self, arrival: str) -> Entry | None:
         """The case that this very file brought, if it did."""
@@ -264,7 +274,10 @@ class Registry:
             sha256=hashlib.sha256(stream.getvalue()).hexdigest(),
             perceptual_hash=hashed,
         )
-        self._write([*self.entries, entry])
+        # The lines that are there are written again as they are: each case costs the same to tell.
+        self._write(self._body + canonical_json(asdict(entry)) + b"\n")
+        self.entries.append(entry)
+        self._classes[entry.class_name] = entry.class_id
         return Verdict("accepted", case_id)
 
     def unannounced(self) -> list[Entry]:
@@ -305,13 +318,11 @@ class Registry:
             if path not in known:
                 path.unlink()
 
-    def _write(self, entries: Sequence[Entry]) -> None:
-        body = b"".join(canonical_json(asdict(entry)) + b"\n" for entry in entries)
+    def _write(self, body: bytes) -> None:
         digest = hashlib.sha256(body).hexdigest()
-        head = {"version": _VERSION, "count": len(entries), "sha256": digest}
+        head = {"version": _VERSION, "count": body.count(b"\n"), "sha256": digest}
         write_in_one_step(self.folder / _INDEX, canonical_json(head) + b"\n" + body)
-        self.entries = list(entries)
-        self.__dict__.pop("_classes", None)
+        self._body = body
 
 
 def _described(paths: Sequence[Path], mirror: bool = False) -> likeness.Described:

@@ -40,7 +40,7 @@ def test_what_cannot_be_used_is_moved_with_its_reason(desk):
     good = desk.drop("a/good.png").read_bytes()
     desk.drop("a/broken.jpg", good[: len(good) // 2])
     desk.drop("a/empty.png", b"")
-    desk.drop("a/notes.txt", b"hello")
+    desk.drop("a/notes.heic", b"hello")
     desk.drop("nowhere.png")
     desk.drop("b/clash.png", good)
     desk.drop("a/twice.png", good)
@@ -49,7 +49,7 @@ def test_what_cannot_be_used_is_moved_with_its_reason(desk):
     assert {file: entry.reason for file, entry in held(desk).items()} == {
         "a/broken.jpg": "is damaged or cut short",
         "a/empty.png": "is empty",
-        "a/notes.txt": "is no JPEG, PNG, WebP, BMP or TIFF picture",
+        "a/notes.heic": "is no JPEG, PNG, WebP, BMP or TIFF picture",
         "nowhere.png": "lies in no class folder",
         "b/clash.png": f"shows the same as {desk.registry.entries[0].case_id} of another class, "
         "a: one of the two diagnoses is wrong",
@@ -96,7 +96,7 @@ def test_hidden_files_and_empty_folders_are_told_of(desk):
     desk.drop("a/Thumbs.db", b"")
     (desk.inbox / "Not Yet").mkdir()
     done = desk.ingest()
-    assert done.hidden == 3
+    assert done.passed.system == 3
     assert done.empty == ["not-yet"]
     assert desk.left() == [".cache/x", "a/.photo.png.part", "a/Thumbs.db"]
     assert not desk.quarantine.held()
