@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.surroundings import bypass_proxies_here
 from synth_pipeline import __version__
 from synth_pipeline.errors import InputError, SynthPipelineError
 from synth_pipeline.places import from_home
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # other, and beside another busy process they wait at every layer: a step of 80 ms took 3.9 s.
     # With so many turns it takes 0.4 s there, and 84 ms where nobody disturbs (two cores).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    bypass_proxies_here()
     try:
         _check_root(getattr(options, "root", Path()))
         if hasattr(options, "config"):

@@ -1,5 +1,6 @@
 """`synth-pipeline run`: check everything first, lay the study down, run the flow, tell the end."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -25,8 +26,11 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     from flows.environment import prepare
     from flows.locking import only_run
     from flows.orphans import ended_with_us
+    from flows.run_history import set_aside_if_unusable
     from flows.server import ready_server
+    from flows.surroundings import check_proxies, import_prefect
 
+    check_proxies()
     config = load_config(config_path, overrides)
     root = root.absolute()
     study = Study(config, root)
@@ -35,6 +39,11 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     server = ready_server(root) if config.engine == "workers" else None
     begun_s = time.monotonic()
     with only_run(study.folder), ended_with_us():
+        if server is None:
+            set_aside_if_unusable(root / "prefect")
+        else:
+            whose = "PREFECT_API_URL" if server.named else f"`synth-pipeline up --root {root}`"
+            print(f"Prefect server: {server.url} (of {whose})", flush=True)
         _lay_down(study, config)
         swept = study.store.sweep()
         prepare(root, server)
@@ -43,6 +52,13 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
             logging.getLogger("synth_pipeline").info(
                 "removed %d half-made folders that a killed run left", swept
             )
+        import_prefect(root / "prefect")
+        if server is None:
+            # Here, and not when the first client wants it: its folder has no settings of others.
+            from prefect.server.api.server import SubprocessASGIServer
+
+            with contextlib.chdir(root / "prefect"):
+                SubprocessASGIServer().start()
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.study import study as study_flow

@@ -60,7 +60,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=HOME,
+                # No settings of others lie there, which Prefect would read.
+                cwd=logs.parent,
                 start_new_session=True,
             )
         self.started_s = time.monotonic()
@@ -102,12 +103,16 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
     from flows.environment import prepare
     from flows.locking import only_one_stack
     from flows.orphans import end_the_rest, ended_with_us
+    from flows.run_history import set_aside_if_unusable
+    from flows.surroundings import check_proxies, import_prefect
 
+    check_proxies()
     _check_deployments()
     root = root.absolute()
     found = cards()
     places = shared_out(found, workers, slots)
     with only_one_stack(root), _ctrl_c_for_both(), ended_with_us() as mark:
+        set_aside_if_unusable(root / "prefect")
         server = Server(f"http://127.0.0.1:{_free_port()}/api", _secret(root))
         prepare(root, server)
         _serve_only_us(server, root)
@@ -120,7 +125,8 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
             # Only its owner reads such a file, from its first byte on.
             told = {"url": server.url, "secret": server.secret}
             write_in_one_step(server_file(root), json.dumps(told).encode())
-            _furnish(server)
+            import_prefect(root / "prefect")
+            _furnish(root)
             children += _worker_children(places, slots)
             for child in children[1:]:
                 child.start(logs)
@@ -169,7 +175,7 @@ def _serve_only_us(server: Server, root: Path) -> None:
     )
 
 
-def _furnish(server: Server) -> None:
+def _furnish(root: Path) -> None:
     """Pools, deployments and automations; what is there is brought up to date."""
     from flows.furnishing import furnish
 
@@ -177,7 +183,7 @@ def _furnish(server: Server) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         + ["--prefect-file", str(PREFECT_YAML)],
-        cwd=HOME,
+        cwd=root / "prefect",
         capture_output=True,
         text=True,
         check=False,
