@@ -256,11 +256,3 @@ def test_a_server_of_the_environment_is_known_as_such(monkeypatch, tmp_path):
     (tmp_path / "prefect").mkdir()
     (tmp_path / "prefect" / "server.json").write_text('{"url": "http://a/api", "secret": "b:c"}')
     assert not find_server(tmp_path).named
-
-
-@pytest.mark.parametrize("told", ["", "[]", '{"url": 1}', "\xff"])
-def test_a_damaged_note_of_a_server_is_none(monkeypatch, tmp_path, told):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    (tmp_path / "prefect").mkdir()
-    (tmp_path / "prefect" / "server.json").write_bytes(told.encode("latin-1"))
-    assert find_server(tmp_path) is None
