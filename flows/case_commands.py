@@ -1,10 +1,12 @@
 """`synth-pipeline cases check`, `cases list` and `cases ingest`."""
 
 import collections
+import sys
 import tempfile
 from pathlib import Path
 
-from synth_pipeline import case_sources, cases, ingest, registry_cases
+from synth_pipeline import case_check, ingest, models, registry_cases
+from synth_pipeline.case_tables import TableError
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.errors import InputError
 from synth_pipeline.places import from_home
@@ -12,21 +14,42 @@ from synth_pipeline.study import Study
 
 
 def check(config_path: Path, overrides: list[str], root: Path) -> int:
-    """Import into a scratch folder and say what would be set aside; exit code 2 if anything."""
+    """Import into a scratch folder, and say what would be set aside and what shows no face.
+
+    Exit code 2 if there is anything to correct.
+    """
     config = load_config(config_path, overrides)
     if config.cases.format == "phantom":
         raise InputError(f"{config_path} makes its cases (format phantom): nothing to check.")
     if config.cases.format == "registry":
         return _check_registry(config, root.absolute())
-    photos = case_sources.scan(config.cases)
-    with tempfile.TemporaryDirectory() as scratch:
-        cases.run(config.cases, photos=photos, seed=config.seed, out_dir=Path(scratch))
-        quarantined = cases.quarantine(Path(scratch))
-        kept = len(cases.load(Path(scratch)).cases)
-    for entry in quarantined:
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            checked = case_check.run(
+                config.cases,
+                seed=config.seed,
+                out_dir=Path(scratch),
+                landmark_model=_landmark_model(),
+            )
+    except TableError as error:
+        print(*error.details, sep="\n")
+        raise
+    for entry in (*checked.quarantined, *checked.faceless, *checked.crowded):
         print(f"{entry.class_id}/{entry.file}: {entry.reason}")
-    print(f"{len(photos)} files: {kept} usable, {len(quarantined)} set aside")
-    return 2 if quarantined else 0
+    for note in checked.notes:
+        print(note)
+    print(checked.in_words())
+    if checked.refusal:
+        print(f"synth-pipeline: {checked.refusal}", file=sys.stderr)
+    return 0 if checked.is_good else 2
+
+
+def _landmark_model() -> Path | None:
+    try:
+        return models.face_landmarker_path()
+    except InputError as error:
+        print(f"synth-pipeline: faces are not looked for: {error}", file=sys.stderr)
+        return None
 
 
 def ingest_photos(

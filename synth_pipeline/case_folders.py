@@ -121,11 +121,12 @@ def _of_classes(
 def _photo(
     path: Path, parts: tuple[str, ...], class_name: str, fault: str | None, side: str | None
 ) -> SourcePhoto:
+    below = parts
     if parts and side is None and (side := side_of(parts[0])) is not None:
         parts = parts[1:]
     # Whatever lies below a person's folder shows that person.
     subject = normalised(parts[0]) if parts else None
-    return SourcePhoto(path, class_name, subject, side, fault)
+    return SourcePhoto(path, class_name, subject, side, fault, below)
 
 
 def _walk(
@@ -135,7 +136,7 @@ def _walk(
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        yield folder, parts, f"is a folder that cannot be read ({error.strerror})"
+        yield folder, parts[:-1], f"is a folder that cannot be read ({error.strerror})"
         return
     for entry in entries:
         is_folder = entry.is_dir(follow_symlinks=False)
@@ -154,7 +155,7 @@ def _fault(path: Path, source: Path) -> str | None:
         if stat.S_ISREG(mode):
             if path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
                 return "is a link out of cases.source, which is not followed; put the file there"
-            return None
+            return None if os.access(path, os.R_OK) else "cannot be read (Permission denied)"
     except FileNotFoundError:
         return "is a link that leads nowhere"
     except (OSError, RuntimeError) as error:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from synth_pipeline.case_sources import SourcePhoto, content
-from synth_pipeline.class_names import class_ids, printable, shown
+from synth_pipeline.class_names import class_ids, shown
 from synth_pipeline.config import CasesConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.near_duplicates import Shown, settle
@@ -117,6 +117,7 @@ def run(
     seed: int,
     out_dir: Path,
     progress: Progress = silent,
+    sources: dict[str, SourcePhoto] | None = None,
 ) -> dict[str, float]:
     """Import photos into `images/`, `cases.parquet` and `quarantine.parquet`.
 
@@ -126,6 +127,7 @@ def run(
         seed: decides who is held out.
         out_dir: an empty folder.
         progress: told after each photo.
+        sources: is filled with the photo of each case, for the owner's terminal.
 
     Raises:
         TooFewClassesError: fewer than two classes have a usable photo.
@@ -209,6 +211,8 @@ def run(
         )
     if len({row["class_id"] for row in rows}) < 2:
         raise TooFewClassesError(quarantined, len(rows))
+    if sources is not None:
+        sources |= {case_id: photo for case_id, (photo, _) in kept.items()}
     write_tables(rows, quarantined, out_dir)
     return {"photos": len(photos), "cases": len(rows), "quarantined": len(quarantined)}
 
@@ -275,8 +279,7 @@ def parts(folder: Path) -> dict[str, str]:
 
 
 def _aside(photo: SourcePhoto, class_id: str, reason: str) -> Quarantined:
-    # Parquet and terminals take no name that is not UTF-8.
-    return Quarantined(printable(photo.path.name), class_id, reason)
+    return Quarantined(photo.name, class_id, reason)
 
 
 def _subject_id(photo: SourcePhoto, case_id: str) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from synth_pipeline.class_names import printable
+
 #: Names of folders and values of a column that say on which side of a split photos are.
 _SIDES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -19,6 +21,7 @@ class SourcePhoto:
         subject: the person, where the source tells; none makes each photo a person of its own.
         split: `train` or `test` where the source decides it.
         fault: why it must not be opened, in words that name no file; none if it may.
+        below: the folders between the class's and the file, as they are.
     """
 
     path: Path
@@ -26,6 +29,12 @@ class SourcePhoto:
     subject: str | None = None
     split: str | None = None
     fault: str | None = None
+    below: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Where the file lies in its class's folder, for its owner; every terminal can show it."""
+        return printable("/".join((*self.below, self.path.name)))
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,12 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path):
         (source / place).chmod(0o755)
     told = [line.split("|")[:2] for line in as_nobody(source)]
     fault = "is a folder that cannot be read (Permission denied)"
-    assert told == [["1.jpg", "None"], ["p", fault], ["3.jpg", "None"], ["c", fault]]
+    assert told == [
+        ["1.jpg", "None"],
+        ["p", fault],
+        ["3.jpg", "cannot be read (Permission denied)"],
+        ["c", fault],
+    ]
 
 
 @pytest.mark.parametrize(("format", "mode"), [("imagefolder", 0), ("csv", 0), ("csv", 0o444)])
