@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from flows.lease import held, lease_path
+from flows.root_folder import only_for_us
 from flows.server import check_version
 from synth_pipeline.errors import InputError
 from synth_pipeline.store import write_in_one_step
@@ -37,6 +38,8 @@ def root_here(root: str) -> str:
             f"No root folder is named: give the parameter root, or set {ROOT_VARIABLE} on the "
             "worker's machine."
         )
+    # What runs here was started by a worker, whose umask is the machine's.
+    only_for_us()
     return found
 
 

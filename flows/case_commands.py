@@ -2,14 +2,15 @@
 
 import collections
 import sys
-import tempfile
 from pathlib import Path
 
+from flows.root_folder import check_root, open_root
 from synth_pipeline import case_check, ingest, models, registry_cases
 from synth_pipeline.case_tables import TableError
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.errors import InputError
 from synth_pipeline.places import from_home
+from synth_pipeline.private_root import scratch
 from synth_pipeline.study import Study
 
 
@@ -19,16 +20,23 @@ def check(config_path: Path, overrides: list[str], root: Path) -> int:
     Exit code 2 if there is anything to correct.
     """
     config = load_config(config_path, overrides)
+    root = root.absolute()
+    check_root(root)
     if config.cases.format == "phantom":
         raise InputError(f"{config_path} makes its cases (format phantom): nothing to check.")
     if config.cases.format == "registry":
-        return _check_registry(config, root.absolute())
+        return _check_registry(config, root)
+    if root.is_dir():
+        open_root(root)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
+        # Patients' faces, though only for a while: in a folder that the next command sweeps.
+        with scratch(root) as folder:
+            out_dir = folder / "cases"
+            out_dir.mkdir()
             checked = case_check.run(
                 config.cases,
                 seed=config.seed,
-                out_dir=Path(scratch),
+                out_dir=out_dir,
                 landmark_model=_landmark_model(),
             )
     except TableError as error:
@@ -57,6 +65,7 @@ def ingest_photos(
 ) -> int:
     """Take new photos out of the inbox; exit code 2 if any was set aside or left."""
     config = load_config(config_path, overrides)
+    open_root(root.absolute())
     place = from_home(inbox) if inbox else config.cases.inbox
     done = ingest.of_study(config, root.absolute(), place, settle_s=settle_s)
     for line in ingest.told(done):
@@ -83,6 +92,7 @@ def list_cases(config_path: Path, overrides: list[str], root: Path) -> int:
     Raises:
         InputError: the cases were not imported yet.
     """
+    check_root(root.absolute(), written=False)
     study = Study(load_config(config_path, overrides), root.absolute())
     if study.graph.resolve(study.cases()).looked.status != "cached":
         raise InputError(

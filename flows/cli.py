@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.surroundings import bypass_proxies_here
+from flows.root_folder import only_for_us
 from synth_pipeline import __version__
+from synth_pipeline.disk_errors import sentence_of
 from synth_pipeline.errors import InputError, SynthPipelineError
 from synth_pipeline.places import from_home
 from synth_pipeline.shipped import find_config
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # other, and beside another busy process they wait at every layer: a step of 80 ms took 3.9 s.
     # With so many turns it takes 0.4 s there, and 84 ms where nobody disturbs (two cores).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    bypass_proxies_here()
+    if hasattr(options, "root"):
+        only_for_us()
     try:
         _check_root(getattr(options, "root", Path()))
         if hasattr(options, "config"):
@@ -45,9 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SynthPipelineError as error:
         print(f"synth-pipeline: {error}", file=sys.stderr)
         return FAILED
+    except Exception as error:
+        told = sentence_of(error, _place_of(error, options))
+        if told is None:
+            raise
+        print(f"synth-pipeline: {told}", file=sys.stderr)
+        return WRONG_INPUT if isinstance(told, InputError) else FAILED
     except KeyboardInterrupt:
         print("\nsynth-pipeline: stopped; run the same command to go on.", file=sys.stderr)
         return 130
+
+
+def _place_of(error: Exception, options: argparse.Namespace) -> str:
+    """What could not be read or written; a name that the user did not give is not shown."""
+    given = [str(value.absolute()) for value in vars(options).values() if isinstance(value, Path)]
+    name = getattr(error, "filename", None)
+    if isinstance(name, str) and any(Path(name).absolute().is_relative_to(g) for g in given):
+        return name
+    return f"A file or folder of {' or '.join(given)}"
 
 
 def _run(options: argparse.Namespace) -> int:

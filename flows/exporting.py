@@ -5,11 +5,12 @@ import logging
 import sys
 
 from flows.environment import prepare
+from flows.root_folder import check_root, open_root
 from flows.running import show_progress
 from synth_pipeline.config import load_config
 from synth_pipeline.errors import InputError
 from synth_pipeline.progress import Throttled
-from synth_pipeline.publishing import failed_classes
+from synth_pipeline.publishing import finished_classes
 from synth_pipeline.study import Study
 
 _UNITS = {"images": "synthetic images", "adapters": "adapters", "classifiers": "trained folds"}
@@ -26,22 +27,24 @@ def export(options: argparse.Namespace) -> int:
         raise InputError("Say what to export: --images, --adapters, --classifiers, or several.")
     config = load_config(options.config, options.overrides)
     root = options.root.absolute()
+    check_root(root, config.name)
     study = Study(config, root)
     if study.graph.resolve(study.cases()).looked.status != "cached":
         raise InputError(
             f"The study {config.name} is not finished under {options.root}; "
             f"run `synth-pipeline run {options.config}` first."
         )
+    open_root(root, config.name)
     prepare(root)
     from synth_pipeline.export import export as write
 
     show_progress()
-    failed = failed_classes(study)
+    _, classes = finished_classes(study)
     exported = write(
         study,
         options.folder.absolute(),
         kinds=kinds,
-        classes=[name for name in study.case_set.classes if name not in failed],
+        classes=classes,
         wanted_classes=options.classes,
         wanted_runs=options.runs,
         progress=Throttled(logging.getLogger("synth_pipeline").info, "export"),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from flows.root_folder import check_root
 from flows.running import preflight
 from synth_pipeline.config import load_config
 from synth_pipeline.cost_model import device
@@ -18,7 +19,9 @@ def show_plan(config_path: Path, overrides: list[str], root: Path, why: str | No
     Raises:
         InputError: the input is wrong, or `why` names no class of the study.
     """
-    study = Study(load_config(config_path, overrides), root.absolute())
+    config = load_config(config_path, overrides)
+    check_root(root.absolute(), config.name, written=False)
+    study = Study(config, root.absolute())
     preflight(study, "report")
     rows = plan(study)
     if why is not None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from flows.locking import only_run
+from flows.root_folder import check_root, open_root
 from synth_pipeline.config import load_config
 from synth_pipeline.errors import InputError
-from synth_pipeline.publishing import failed_classes, publish, report_node
+from synth_pipeline.publishing import finished_classes, publish, report_node
 from synth_pipeline.study import Study
 
 
@@ -12,19 +14,27 @@ def report_again(config_path: Path, overrides: list[str], root: Path) -> int:
     """Render the report of a finished study and lay out its results; runs no other stage.
 
     Raises:
-        InputError: the study is not finished.
+        InputError: the study is not finished, or is being run.
     """
-    study = Study(load_config(config_path, overrides), root.absolute())
-    failed, classes = {}, []
-    if study.graph.resolve(study.cases()).looked.status == "cached":
-        failed = failed_classes(study)
-        classes = [name for name in study.case_set.classes if name not in failed]
-    if not classes or study.graph.resolve(study.scores(classes)).looked.status != "cached":
+    config = load_config(config_path, overrides)
+    check_root(root.absolute(), config.name)
+    study = Study(config, root.absolute())
+    if not study.folder.is_dir():
         raise InputError(
-            f"The study {study.config.name} is not finished under {root}; "
-            f"run `synth-pipeline run {config_path}` first."
+            f"The study {config.name} is not finished under {root}: it was never run. "
+            f"Run `synth-pipeline run {config_path}` first."
         )
-    study.make(report_node(study, classes, failed))
-    publish(study, classes, failed)
+    with only_run(study.folder):
+        open_root(root.absolute(), config.name)
+        study.store.sweep()
+        failed, classes = finished_classes(study)
+        missing = next((node for node in study.nodes(classes) if not study.is_made(node)), None)
+        if missing is not None:
+            raise InputError(
+                f"The study {config.name} is not finished under {root}: {missing.name} is missing. "
+                f"Run `synth-pipeline run {config_path}` first, with the same settings."
+            )
+        study.make(report_node(study, classes, failed))
+        publish(study, classes, failed)
     print(f"Report: {study.folder / 'report.html'}")
     return 0

@@ -4,13 +4,15 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from synth_pipeline import disk_errors
 from synth_pipeline.config import StudyConfig, dump_config, load_config
-from synth_pipeline.errors import InputError
+from synth_pipeline.errors import DiskError, InputError, SynthPipelineError
 from synth_pipeline.places import with_absolute_places
+from synth_pipeline.private_root import PREFECT
 from synth_pipeline.recognition_data import check_folds
 from synth_pipeline.selection import check_scales
 from synth_pipeline.store import write_in_one_step
@@ -26,39 +28,26 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     from flows.environment import prepare
     from flows.locking import only_run
     from flows.orphans import ended_with_us
-    from flows.run_history import set_aside_if_unusable
+    from flows.root_folder import check_root, open_root
     from flows.server import ready_server
-    from flows.surroundings import check_proxies, import_prefect
 
-    check_proxies()
     config = load_config(config_path, overrides)
     root = root.absolute()
+    check_root(root, config.name)
     study = Study(config, root)
     preflight(study, until)
     study.store.check()
     server = ready_server(root) if config.engine == "workers" else None
     begun_s = time.monotonic()
     with only_run(study.folder), ended_with_us():
-        if server is None:
-            set_aside_if_unusable(root / "prefect")
-        else:
-            whose = "PREFECT_API_URL" if server.named else f"`synth-pipeline up --root {root}`"
-            print(f"Prefect server: {server.url} (of {whose})", flush=True)
+        swept = open_root(root, config.name) + study.store.sweep()
         _lay_down(study, config)
-        swept = study.store.sweep()
         prepare(root, server)
         show_progress()
         if swept:
             logging.getLogger("synth_pipeline").info(
-                "removed %d half-made folders that a killed run left", swept
+                "removed %d half-made files and folders that killed commands left", swept
             )
-        import_prefect(root / "prefect")
-        if server is None:
-            # Here, and not when the first client wants it: its folder has no settings of others.
-            from prefect.server.api.server import SubprocessASGIServer
-
-            with contextlib.chdir(root / "prefect"):
-                SubprocessASGIServer().start()
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.study import study as study_flow
@@ -68,7 +57,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
         # Nobody watches the heart of a flow on a server of its own, and to end its beating takes up
         # to a second a flow: a minute in a study of 103 classes.
         beat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30 if server else None}
-        with temporary_settings(beat):
+        with temporary_settings(beat), _room_for_the_account(root / PREFECT):
             state = study_flow(str(root), config.name, until, return_state=True)
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
@@ -131,6 +120,30 @@ def _images_to_generate(study: Study, classes: Sequence[str]) -> int:
     return (len(classes) + failed) * study.config.sampling.images_per_class
 
 
+@contextlib.contextmanager
+def _room_for_the_account(home: Path) -> Iterator[None]:
+    """Keep some room for Prefect's database, which lies on the same disk; says so if it is full.
+
+    Raises:
+        DiskError: Prefect could not write, because the disk is full.
+    """
+    disk_errors.reserve(home)
+    try:
+        yield
+    except SynthPipelineError:
+        raise
+    except Exception as error:
+        disk_errors.release(home)
+        if not disk_errors.is_full(home) and disk_errors.number_of(error) is None:
+            raise
+        raise DiskError(
+            f"The disk of {home} is full; make room on it, then run the same command again: what "
+            "was finished is kept."
+        ) from None
+    finally:
+        disk_errors.release(home)
+
+
 def _tell_the_cost(root: Path, config: StudyConfig, until: str) -> None:
     """Print what the run would take; nothing before the selection, whose scales it hangs on."""
     from flows.planning import estimated
@@ -163,6 +176,8 @@ def _lay_down(study: Study, config: StudyConfig) -> None:
 
 def show_progress() -> None:
     """Print the library's log lines to the terminal, once, without Prefect's."""
+    # What goes wrong while a line is logged is no line of its own.
+    logging.raiseExceptions = False
     logger = logging.getLogger("synth_pipeline")
     logger.setLevel(logging.INFO)
     logger.propagate = False

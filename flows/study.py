@@ -15,7 +15,7 @@ from flows.production import production
 from flows.recognize import backbone_steps, recognize
 from flows.stages import STAGES, class_nodes_until
 from flows.synthesize_class import class_steps, synthesize_class
-from synth_pipeline.errors import InputError
+from synth_pipeline.errors import DiskError, InputError
 from synth_pipeline.study import Study
 from tasks.audit_copies import audit_copies
 from tasks.find_landmarks import find_landmarks
@@ -148,6 +148,9 @@ def _synthesize(
             state = _as_state(class_steps(root, name, class_id, until))
         else:
             state = synthesize_class(root, name, class_id, until, return_state=True)
+        if isinstance(state.data, DiskError):
+            # No other class has more room.
+            raise _StoppedError(state)
         if not state.is_completed():
             found[class_id] = state.message or "failed; see the run's log"
             logger.error("class %s failed: %s", class_id, found[class_id])

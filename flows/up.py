@@ -60,8 +60,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # No settings of others lie there, which Prefect would read.
-                cwd=logs.parent,
+                cwd=HOME,
                 start_new_session=True,
             )
         self.started_s = time.monotonic()
@@ -103,16 +102,17 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
     from flows.environment import prepare
     from flows.locking import only_one_stack
     from flows.orphans import end_the_rest, ended_with_us
-    from flows.run_history import set_aside_if_unusable
-    from flows.surroundings import check_proxies, import_prefect
+    from flows.root_folder import check_root, open_root
 
-    check_proxies()
     _check_deployments()
     root = root.absolute()
+    check_root(root)
     found = cards()
     places = shared_out(found, workers, slots)
     with only_one_stack(root), _ctrl_c_for_both(), ended_with_us() as mark:
-        set_aside_if_unusable(root / "prefect")
+        open_root(root)
+        # What a killed stack left says nothing about this one.
+        server_file(root).unlink(missing_ok=True)
         server = Server(f"http://127.0.0.1:{_free_port()}/api", _secret(root))
         prepare(root, server)
         _serve_only_us(server, root)
@@ -125,8 +125,7 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
             # Only its owner reads such a file, from its first byte on.
             told = {"url": server.url, "secret": server.secret}
             write_in_one_step(server_file(root), json.dumps(told).encode())
-            import_prefect(root / "prefect")
-            _furnish(root)
+            _furnish(server)
             children += _worker_children(places, slots)
             for child in children[1:]:
                 child.start(logs)
@@ -175,7 +174,7 @@ def _serve_only_us(server: Server, root: Path) -> None:
     )
 
 
-def _furnish(root: Path) -> None:
+def _furnish(server: Server) -> None:
     """Pools, deployments and automations; what is there is brought up to date."""
     from flows.furnishing import furnish
 
@@ -183,7 +182,7 @@ def _furnish(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         + ["--prefect-file", str(PREFECT_YAML)],
-        cwd=root / "prefect",
+        cwd=HOME,
         capture_output=True,
         text=True,
         check=False,

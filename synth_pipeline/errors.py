@@ -21,6 +21,10 @@ class PassingError(StageError):
     """A disk, a network or the memory failed now; the same command may work later."""
 
 
+class DiskError(StageError):
+    """The disk has no room or does not answer; the same command goes on when it has."""
+
+
 class StoreUnreachableError(PassingError):
     """A store on another machine does not answer now; the same command may work later."""
 

@@ -4,8 +4,6 @@ Real photos never do. The folder is written beside its place and moved there in 
 by its owner only: who else may have it is a decision, not a default.
 """
 
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,10 @@ from pathlib import Path
 import jinja2
 
 from synth_pipeline import export_adapters, export_classifiers, export_images
+from synth_pipeline.atomic import new_folder, sweep_half_made
+from synth_pipeline.disk_errors import check_room, explained
 from synth_pipeline.errors import InputError
+from synth_pipeline.folder_check import check_folder
 from synth_pipeline.graph import Node
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.study import Study
@@ -58,6 +59,7 @@ def export(
         progress: told after each image, adapter and fold.
 
     Raises:
+        DiskError: there is no room.
         InputError: the folder is not empty or cannot be written, a class or a run is not known, a
             stage is not made, or there is nothing that may be exported.
     """
@@ -82,10 +84,7 @@ def export(
     )
     cards.filters["percent"] = lambda share: f"{100 * share:.1f}"
     exported = Exported()
-    beside = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir(mode=0o700)
+    with explained("The folder", folder), new_folder(folder) as beside:
         if "images" in kinds:
             exported.counts["images"] = export_images.write(
                 study, beside / "images", classes, chosen, cards, progress
@@ -102,20 +101,16 @@ def export(
         if not any(exported.counts.values()):
             raise InputError(" ".join(["Nothing may be exported.", *exported.refused.values()]))
         _make_private(beside)
-        beside.rename(folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}); make room or name another folder."
-        ) from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return exported
 
 
 def _check_folder(folder: Path, study: Study) -> None:
     if folder.resolve().is_relative_to(study.store.root.resolve()):
         raise InputError(f"{folder} lies inside the store; name a folder outside of it.")
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    check_folder(folder, "The folder of the export", written=True)
+    check_room(folder)
+    sweep_half_made(folder)
+    if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
             f"{folder} is not empty; name a new folder, or remove that one first: nothing in it is "
             "ever overwritten."

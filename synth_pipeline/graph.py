@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from synth_pipeline.errors import StageError, SynthPipelineError
+from synth_pipeline.errors import InputError, StageError, SynthPipelineError
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import Artifact, Looked, Output, Recipe, Store
 
@@ -115,25 +115,21 @@ class Graph:
 
     def measurements(self, node: Node) -> Mapping[str, float]:
         """What the node's stage measured, which must have been made; fetches none of its files."""
-        looked = self.resolve(node).looked
-        assert looked.status == "cached", f"{node.name} is not made"
-        assert looked.artifact is not None
-        return looked.artifact.manifest["measurements"]
+        return self._made(node).manifest["measurements"]
 
     def artifact(self, node: Node) -> Artifact:
         """The node's artifact, which must have been made, with its files at hand.
 
         Raises:
+            InputError: it was not made.
             StageError: its copy in the bucket was damaged, and what was made instead differs.
         """
-        looked = self.resolve(node).looked
-        assert looked.status == "cached", f"{node.name} is not made"
-        assert looked.artifact is not None
-        if self.store.fetch(looked.artifact):
-            return looked.artifact
+        made = self._made(node)
+        if self.store.fetch(made):
+            return made
         del self._resolved[node.name]
         again, _ = self.make(node)
-        if again.digest != looked.artifact.digest:
+        if again.digest != made.digest:
             # Whoever asks has a key that was made of the digest before.
             raise StageError(
                 f"{node.name} was damaged in the bucket; it was made again, with other bits than "
@@ -145,11 +141,13 @@ class Graph:
         """Return the node's artifact, and whether its stage was run to get it.
 
         Raises:
+            InputError: an input of it was not made.
             SynthPipelineError: whatever the stage raises for wrong input.
         """
         before = self.resolve(node)
         recipe = before.recipe
-        assert recipe is not None, f"{node.name} was asked for before its inputs"
+        if recipe is None:
+            raise InputError(_not_made(node, before.looked.reason))
 
         def body(out_dir: Path) -> Output:
             begun_s = time.monotonic()
@@ -179,7 +177,9 @@ class Graph:
         before = [self.resolve(node) for node in nodes]
         recipes = [resolved.recipe for resolved in before]
         known = [recipe for recipe in recipes if recipe is not None]
-        assert len(known) == len(nodes), "a node was asked for before its inputs"
+        for node, resolved in zip(nodes, before, strict=True):
+            if resolved.recipe is None:
+                raise InputError(_not_made(node, resolved.looked.reason))
 
         def run(
             numbers: Sequence[int], folders: Sequence[Path]
@@ -196,6 +196,12 @@ class Graph:
             if not isinstance(outcome, SynthPipelineError):
                 self._settle(node, resolved, outcome[0])
         return made
+
+    def _made(self, node: Node) -> Artifact:
+        looked = self.resolve(node).looked
+        if looked.status != "cached" or looked.artifact is None:
+            raise InputError(_not_made(node, looked.reason))
+        return looked.artifact
 
     def _settle(self, node: Node, before: Resolved, artifact: Artifact) -> None:
         """Remember a node that was made, and forget what was resolved without it.
@@ -265,6 +271,11 @@ class Graph:
                 newest.setdefault(manifest["label"], manifest)
         before = self._newest[recipe.stage].get(recipe.label)
         return "; ".join(_differences(before, recipe)) if before else ""
+
+
+def _not_made(node: Node, why: str) -> str:
+    """A run makes everything in its order; only somebody else's removing or asking leads here."""
+    return f"{node.name} is not made ({why}); run the study first, with the same settings."
 
 
 @cache

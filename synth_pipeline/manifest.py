@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -156,15 +155,6 @@ def difference(manifest: Mapping[str, Any], folder: Path) -> str:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return ""
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file or a folder lies on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -10,6 +10,8 @@ The pixels are the patients': the folder is private, and lies in the store.
 """
 
 import os
+import re
+import shutil
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,8 @@ from synth_pipeline.stored_pictures import DamagedPictureError, read_picture
 _DECODER = 1
 _CHUNK = 64
 _GREY = (128, 128, 128)
+#: A line of the index: SHA-256, row, CRC-32. The row fits into the number of a file's bytes.
+_LINE = re.compile(r"([0-9a-f]{64}) ([0-9]{1,15}) ([0-9]{1,10})")
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,11 @@ class _Kept:
 
     def read(self, names: Iterable[str]) -> dict[str, int]:
         """Map the pixels, and find the rows of those pictures that are there and whole."""
-        try:
-            lines = self._index.read_text().splitlines()
-            facts = self._data.stat()
-        except FileNotFoundError:
+        if not (self._index.is_file() and self._data.is_file()):
             return {}
+        # A damaged byte spoils its line, and that picture is made again.
+        lines = self._index.read_bytes().decode("ascii", errors="replace").splitlines()
+        facts = self._data.stat()
         rows = facts.st_size // self._row_bytes
         if not rows:
             return {}
@@ -173,6 +177,8 @@ class _Kept:
 
     def add(self, files: dict[str, Path]) -> None:
         """Decode files and add a row for each; the lock is held."""
+        for path in (self._data, self._index):
+            _clear_the_way(path)
         with (
             open(self._data, "ab", opener=_private) as data,
             open(self._index, "ab", opener=_private) as index,
@@ -208,10 +214,16 @@ class _Kept:
 
 def _parse(line: str) -> tuple[str, int, int] | None:
     """Name, row and checksum of a line of the index; none of one that was cut off."""
-    parts = line.split()
-    if len(parts) != 3 or len(parts[0]) != 64 or not (parts[1] + parts[2]).isdigit():
-        return None
-    return parts[0], int(parts[1]), int(parts[2])
+    found = _LINE.fullmatch(line)
+    return (found[1], int(found[2]), int(found[3])) if found else None
+
+
+def _clear_the_way(path: Path) -> None:
+    """Remove what is no file where one belongs: everything here can be made again."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif not path.is_file():
+        path.unlink(missing_ok=True)
 
 
 def _decoded(files: Sequence[Path], size_px: int) -> list[np.ndarray]:

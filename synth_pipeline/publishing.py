@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from synth_pipeline import cases, history, places, scores, selection, synthetic_set
+from synth_pipeline.disk_errors import explained
 from synth_pipeline.errors import InputError
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.json_files import parse_object
@@ -104,6 +105,10 @@ def publish(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> 
         study: with its report made.
         classes: the classes that were finished.
         failed: the others, each with one sentence.
+
+    Raises:
+        DiskError: there is no room.
+        InputError: the folder cannot be written.
     """
     folder_of = {
         "report.html": report_node(study, classes, failed),
@@ -116,11 +121,12 @@ def publish(study: Study, classes: Sequence[str], failed: Mapping[str, str]) -> 
         "copies.parquet": study.copies(classes),
         "memorisation.parquet": study.memorisation(classes),
     }
-    for name, node in folder_of.items():
-        content = (study.graph.artifact(node).path / name).read_bytes()
-        write_in_one_step(study.folder / name, content)
-    write_in_one_step(study.folder / _FAILED, json.dumps(dict(failed), indent=1).encode())
-    history.keep(study, classes, public_config(study))
+    contents = {name: study.graph.artifact(node).path / name for name, node in folder_of.items()}
+    with explained("The folder", study.folder):
+        for name, path in contents.items():
+            write_in_one_step(study.folder / name, path.read_bytes())
+        write_in_one_step(study.folder / _FAILED, json.dumps(dict(failed), indent=1).encode())
+        history.keep(study, classes, public_config(study))
 
 
 def failed_classes(study: Study) -> dict[str, str]:
@@ -141,6 +147,18 @@ def failed_classes(study: Study) -> dict[str, str]:
             f"{path} is damaged; run the study again, which writes a new one."
         ) from None
     return found
+
+
+def finished_classes(study: Study) -> tuple[dict[str, str], list[str]]:
+    """The classes that failed when the study was last finished, and the others.
+
+    Args:
+        study: whose cases may not be imported yet; then there is no class.
+    """
+    if not study.is_made(study.cases()):
+        return {}, []
+    failed = failed_classes(study)
+    return failed, [name for name in study.case_set.classes if name not in failed]
 
 
 def shortage(study: Study, classes: Sequence[str]) -> str:

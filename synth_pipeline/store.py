@@ -9,11 +9,8 @@ Where machines share no disk, a bucket stands behind the folder: `shared_store.p
 """
 
 import contextlib
-import errno
 import json
-import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +21,9 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from synth_pipeline.errors import InputError, SynthPipelineError
+from synth_pipeline.atomic import fsync, write_in_one_step
+from synth_pipeline.disk_errors import explained
+from synth_pipeline.errors import StageError, SynthPipelineError
 from synth_pipeline.manifest import (
     MANIFEST,
     Artifact,
@@ -35,7 +34,6 @@ from synth_pipeline.manifest import (
     describe,
     difference,
     file_sha256,
-    fsync,
     read_manifest,
 )
 
@@ -51,19 +49,6 @@ __all__ = [
     "file_sha256",
     "write_in_one_step",
 ]
-
-
-def write_in_one_step(path: Path, content: bytes) -> None:
-    """Write a file that is seen whole or not at all; one that is the same is left alone."""
-    if path.exists() and path.read_bytes() == content:
-        return
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    Path(beside).replace(path)
-    fsync(path.parent)
 
 
 @dataclass(frozen=True)
@@ -138,10 +123,12 @@ class Store:
             The artifact, and whether `body` was run.
 
         Raises:
-            InputError: the store cannot be written (a full disk, a read-only folder).
+            DiskError: there is no room, or the disk does not answer.
+            InputError: the store cannot be written (a read-only folder, a file in its place).
         """
         made = self.make_together([recipe], lambda _, folders: [body(folders[0])])[0]
-        assert not isinstance(made, SynthPipelineError), "the body of one raises its error"
+        if isinstance(made, SynthPipelineError):
+            raise made
         return made
 
     def make_together(
@@ -158,7 +145,7 @@ class Store:
             For each recipe its artifact and whether `body` was run for it, or the error.
 
         Raises:
-            InputError: as of `make`.
+            DiskError: as of `make`, and so is InputError.
         """
         waiting = [i for i, recipe in enumerate(recipes) if self.look(recipe).status != "cached"]
         failed: dict[int, SynthPipelineError] = {}
@@ -182,7 +169,11 @@ class Store:
         made: list[tuple[Artifact, bool] | SynthPipelineError] = []
         for i, recipe in enumerate(recipes):
             artifact = self.look(recipe).artifact
-            assert artifact is not None or i in failed, f"{recipe.label} vanished when published"
+            if artifact is None and i not in failed:
+                failed[i] = StageError(
+                    f"{recipe.stage} {recipe.label} was removed or changed by somebody else while "
+                    "it was published; run the same command again."
+                )
             made.append(failed[i] if artifact is None or i in failed else (artifact, i in executed))
         return made
 
@@ -321,20 +312,9 @@ class Store:
             return Looked("damaged", artifact, reason)
         return Looked("cached", artifact)
 
-    @contextlib.contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        """A full or protected disk becomes one sentence."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _DISK_ERRORS:
-                raise InputError(
-                    f"The store {self.root} cannot be written ({os.strerror(error.errno)}); "
-                    "make room or choose another --root, then run the same command again: "
-                    "what was finished is kept."
-                ) from None
-            raise
+    def _disk_errors(self) -> contextlib.AbstractContextManager[None]:
+        """What the disk answers becomes one sentence."""
+        return explained("The store", self.root)
 
 
 _FORGOTTEN_S = 7 * 24 * 3600
-_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT}

@@ -1,7 +1,6 @@
 """The ground a study stands on: its configuration, its store, and its cases."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, wraps
@@ -16,6 +15,7 @@ from synth_pipeline.errors import SynthPipelineError
 from synth_pipeline.graph import Graph, Input, Node, TogetherBody
 from synth_pipeline.phantom.dataset import PHANTOMS_VERSION
 from synth_pipeline.phantom.sets import PhantomSet, phantoms_of
+from synth_pipeline.private_root import scratch
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.registry import Registry
 from synth_pipeline.shared_store import open_store
@@ -188,8 +188,8 @@ class CasesOfStudy:
         return phantoms_of(self.config)
 
     def _render_phantoms(self, out_dir: Path, progress: Progress) -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as scratch:
-            rendered = Path(scratch) / "phantoms"
+        with scratch(self.root) as folder:
+            rendered = folder / "phantoms"
             self._phantoms.make(rendered, mesh_path=self.landmark_model, progress=progress)
             source = self.config.cases.model_copy(update={"source": str(rendered), "format": "csv"})
             photos = case_sources.scan(source)

@@ -17,8 +17,10 @@ from prefect.states import Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
 from synth_pipeline.config import CasesConfig, load_config
-from synth_pipeline.errors import PassingError, SynthPipelineError
+from synth_pipeline.disk_errors import release
+from synth_pipeline.errors import DiskError, PassingError, SynthPipelineError
 from synth_pipeline.graph import Node
+from synth_pipeline.private_root import PREFECT
 from synth_pipeline.study import Study
 from tasks.progress import shown
 from tasks.untold import is_about_photos, kept, told_as
@@ -74,6 +76,9 @@ def make(root: str, name: str, choose: Callable[[Study], Node]) -> State[Any]:
             with shown(node.name, logger.info) as progress:
                 artifact, executed = study.make(node, progress)
     except SynthPipelineError as error:
+        if isinstance(error, DiskError):
+            # So that Prefect's database, on the same disk, can take how this ended.
+            release(Path(root) / PREFECT)
         if is_about_photos(error):
             return kept(error, root, name)
         return failed(study.config.cases, error)

@@ -107,3 +107,31 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
         pytest.skip("no Chromium is installed here: apt-get install chromium")
     with started_browser(tmp_path_factory.mktemp("browser")) as made:
         yield made
+
+
+@pytest.fixture
+def nobody():
+    """Run something in a child process that has no rights of its own; its result comes back."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become nobody")
+
+    def run(what):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                told = repr(what())
+            except BaseException as error:
+                told = f"{type(error).__name__}: {error}"
+            os.write(writing, told.encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as stream:
+            told = stream.read()
+        os.waitpid(child, 0)
+        return told
+
+    return run

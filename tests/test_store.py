@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth_pipeline.errors import InputError
+from synth_pipeline.errors import DiskError, InputError
 from synth_pipeline.store import MANIFEST, Output, Recipe, Store, write_in_one_step
 
 
@@ -180,7 +180,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     def full(out_dir):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(DiskError, match="No space left"):
         Store(tmp_path).make(recipe(), full)
     assert not list(tmp_path.glob("sampling/.*"))
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from synth_pipeline.atomic import new_folder, sweep_half_made
+from synth_pipeline.disk_errors import check_room, explained
 from synth_pipeline.errors import InputError
+from synth_pipeline.folder_check import check_folder
 from synth_pipeline.phantom import appearance, phenotypes
 from synth_pipeline.phantom.mesh import load_mesh
 from synth_pipeline.phantom.render import render
@@ -101,13 +104,30 @@ def make_dataset(
         progress: told after each image.
 
     Raises:
-        InputError: a number is impossible, or the folder is not empty; nothing is written then.
+        DiskError: there is no room; nothing is left then.
+        InputError: a number is impossible, the folder is not empty or cannot be written; nothing is
+            written then.
     """
     _check(out_dir, classes, per_class, test_per_class, size_px)
     conditions = draw_conditions(classes, seed) if isinstance(classes, int) else classes
     counts = [per_class] * len(conditions) if isinstance(per_class, int) else per_class
     renderer = PhantomRenderer(mesh_path)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    with explained("The folder", out_dir), new_folder(out_dir) as beside:
+        _write(beside, renderer, conditions, counts, test_per_class, size_px, seed, progress)
+        # Nobody is shown on them: as readable as what the user makes.
+        beside.chmod((beside / "images").stat().st_mode)
+
+
+def _write(
+    out_dir: Path,
+    renderer: PhantomRenderer,
+    conditions: Sequence[phenotypes.Condition],
+    counts: Sequence[int],
+    test_per_class: int,
+    size_px: int,
+    seed: int,
+    progress: Progress,
+) -> None:
     rows, truths = [], []
     total = sum(counts) + len(conditions) * test_per_class
     for class_index, (condition, count) in enumerate(zip(conditions, counts, strict=True)):
@@ -185,7 +205,10 @@ def _check(
         )
     if not _SIZES_PX[0] <= size_px <= _SIZES_PX[1]:
         raise InputError(f"--size-px {size_px}: choose between {_SIZES_PX[0]} and {_SIZES_PX[1]}.")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+    check_folder(out_dir.absolute(), "The folder of the phantoms", written=True)
+    check_room(out_dir.absolute())
+    sweep_half_made(out_dir)
+    if out_dir.is_dir() and any(out_dir.iterdir()):
         raise InputError(f"{out_dir} is not empty: choose another folder, or empty it first.")
 
 

@@ -150,6 +150,7 @@ def _write(
     seed: int,
 ) -> None:
     """Write the folder beside and put it in place, with its model card and its losses."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
     beside = out_dir.with_name(f".{out_dir.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(beside, safe_serialization=True)
