@@ -189,13 +189,17 @@ def show_progress() -> None:
 def _tell_the_end(study: Study, result: Any, took_s: float) -> int:
     counts = f"{result['executed']} stages run, {result['cached']} cached"
     print(f"\n{study.config.name}: {counts}, {took_s:.0f} s")
+    from tasks.running import open_study
+
+    made = open_study(str(study.root), study.config.name)
+    if result["until"] != "cases":
+        for class_id, sentence in sorted(made.photo_sentences(result["classes"]).items()):
+            print(f"class {class_id}: {sentence}")
     if result["until"] == "report":
         from synth_pipeline import history
         from synth_pipeline.publishing import headline, public_config, shortage
-        from tasks.running import open_study
 
         print(headline(study.folder / "scores.parquet"))
-        made = open_study(str(study.root), study.config.name)
         if told := shortage(made, result["classes"]):
             print(told)
         if since := history.since(made, result["classes"], public_config(made)):

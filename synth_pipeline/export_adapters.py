@@ -102,8 +102,11 @@ def write(
             base_model=study.base.identity,
             embedded=settings.base_model == "embedded",
             settings=settings,
-            photos=len(study.case_set.train(name)),
-            phantoms=study.config.cases.format == "phantom",
+            learned_from=study.faces_in_photos(name).learned_from(
+                settings.morphs,
+                "procedural faces" if study.config.cases.format == "phantom" else "real photos",
+            ),
+            photo_sentence=study.faces_in_photos(name).sentence(settings.morphs),
             copies=audited[name][True],
             images=audited[name].total(),
             rate=rate,
@@ -123,7 +126,8 @@ def objection(
     It has passed where (1) the audit was calibrated on photos of different people, and could read
     every image; (2) no more images were withheld than its false alarms alone give in 1 of 20 audits
     (exact binomial tail at `rate`); and (3) the memorisation score has a 95 % interval, which
-    does not lie above one half. A class without two held-out photos has none, so it never passes.
+    does not lie above one half. A class without two held-out
+    photos with a face has none, so it never passes.
 
     Args:
         audited: how many images are copies, are not, and (none) cannot be read.
@@ -144,8 +148,9 @@ def objection(
         )
     if memorised["low"] is None:
         found.append(
-            f"memorisation cannot be told from {memorised['training']} training and "
-            f"{memorised['held_out']} held-out photos with a face (two of each are needed)"
+            f"memorisation cannot be told from {memorised['images']} synthetic images, "
+            f"{memorised['training']} training photos and {memorised['held_out']} held-out photos "
+            "with a face (two of each are needed)"
         )
     elif memorised["low"] > 0.5:
         found.append(

@@ -90,12 +90,14 @@ def write(
         prompt=study.config.dreambooth.instance_prompt,
         method=study.config.dreambooth.method,
         phantoms=study.config.cases.format == "phantom",
+        photo_sentences=study.photo_sentences(chosen),
         signed=study.config.sampling.c2pa_certificate is not None,
         classes=[
             {
                 "id": name,
                 "name": names[name],
                 "photos": len(study.case_set.train(name)),
+                "faces": study.faces_in_photos(name).with_face,
                 "generated": generated[name],
                 "withheld": withheld[name],
                 "exported": len(picks[name]),

@@ -71,6 +71,7 @@ def sightings(
     *,
     confidence: bool,
     workers: int,
+    search: bool = True,
     names: Sequence[str] | None = None,
 ) -> Iterator[Iterator[Sighting]]:
     """Look for faces in files.
@@ -80,6 +81,7 @@ def sightings(
         paths: RGB images.
         confidence: ask for the detector's too, which takes a sixth more time.
         workers: processes that share the work; they never change its result.
+        search: for small and turned faces too, where the first look sees none for sure.
         names: what an error calls each image; its number by default.
 
     Returns:
@@ -90,13 +92,22 @@ def sightings(
             this system cannot keep MediaPipe from reporting its use to Google.
     """
     crew = _Crew(model, workers)
+    ask = _Ask(confidence, search)
     called = names or [f"image {number}" for number in range(1, len(paths) + 1)]
     pool = ThreadPoolExecutor(workers, thread_name_prefix="faces")
     try:
-        yield pool.map(lambda path, name: crew.look(path, name, confidence), paths, called)
+        yield pool.map(lambda path, name: crew.look(path, name, ask), paths, called)
     finally:
         pool.shutdown(cancel_futures=True)
         crew.rest()
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What a worker is asked of a picture, as `FaceMesh.find_here` takes it."""
+
+    confidence: bool
+    search: bool
 
 
 class _DeathError(Exception):
@@ -130,7 +141,7 @@ class _Crew:
         self._narrowing = threading.Lock()
         self._failure: StageError | None = None
 
-    def look(self, path: Path, name: str, confidence: bool) -> Sighting:
+    def look(self, path: Path, name: str, ask: _Ask) -> Sighting:
         """What a worker answers.
 
         Raises:
@@ -144,7 +155,7 @@ class _Crew:
             worker, size = self._places.get(), self._size
             try:
                 worker = worker or _Worker(self._model)
-                answer = worker.look(path, confidence)
+                answer = worker.look(path, ask)
             except _DeathError as death:
                 if worker:
                     worker.close()
@@ -228,7 +239,7 @@ class _Worker:
         finally:
             theirs.close()
 
-    def look(self, path: Path, confidence: bool) -> Sighting:
+    def look(self, path: Path, ask: _Ask) -> Sighting:
         """The worker's own answer.
 
         Raises:
@@ -241,7 +252,7 @@ class _Worker:
                 self._begun = True
             # Where it has ended, what it said last can still be read.
             with suppress(BrokenPipeError):
-                self.connection.send((path, confidence))
+                self.connection.send((path, ask))
             return self._answer()
         except (EOFError, OSError):
             raise _DeathError(self._how_it_ended(), self._begun) from None
@@ -322,10 +333,11 @@ def _answer(mesh: FaceMesh, connection: Connection) -> None:
         connection.send(_sighting(mesh, *connection.recv()))
 
 
-def _sighting(mesh: FaceMesh, path: Path, confidence: bool) -> Sighting:
+def _sighting(mesh: FaceMesh, path: Path, ask: _Ask) -> Sighting:
     try:
         pixels_HWC = np.asarray(read_picture(path))
     except DamagedPictureError:
         return Sighting(None, None)
     height_px, width_px = pixels_HWC.shape[:2]
-    return Sighting((width_px, height_px), mesh.find_here(pixels_HWC, confidence=confidence))
+    face = mesh.find_here(pixels_HWC, confidence=ask.confidence, search=ask.search)
+    return Sighting((width_px, height_px), face)

@@ -15,6 +15,7 @@ from synth_pipeline import measures
 from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.face_mesh import POINTS
 from synth_pipeline.face_workers import Sighting, sightings
+from synth_pipeline.faces_in_photos import FacesInPhotos
 from synth_pipeline.progress import Progress, silent
 
 logger = logging.getLogger("synth_pipeline")
@@ -64,13 +65,16 @@ def run(
         model: `face_landmarker.task`.
         out_dir: an empty folder.
         class_id: for the message.
-        real_photos: a class of photos without any face is an error, and the detector's confidence
-            is kept; of synthetic images it is only a fact.
+        real_photos: small and turned faces are searched for, the detector's confidence is kept,
+            and a class of photos without any face is an error; of synthetic images it is only a
+            fact.
         workers: processes that look for faces; one for each core by default.
         progress: told after each image.
 
     Returns:
-        How many images there were, in how many a face was found, and how many cannot be read.
+        How many images there were (`images`), in how many a face was found (`found`), and how
+        many are damaged (`unreadable`); of real photos also how many show several faces
+        (`several`), and how many faces were found only by searching (`by_search`).
 
     Raises:
         ClassFailedError: `real_photos`, and there is no face in any image.
@@ -80,12 +84,13 @@ def run(
     """
     ids, paths = [image_id for image_id, _ in images], [path for _, path in images]
     broken: list[str] = []
-    found = done = 0
+    found = several = by_search = done = 0
     with (
         sightings(
             model,
             paths,
             confidence=real_photos,
+            search=real_photos,
             workers=workers or _workers_for(len(images)),
             names=[f"image {image_id} of class {class_id}" for image_id in ids],
         ) as seen,
@@ -96,22 +101,34 @@ def run(
         for first in range(0, len(ids), _ROWS_IN_A_GROUP):
             rows = []
             for image_id in ids[first : first + _ROWS_IN_A_GROUP]:
-                rows.append(_row(image_id, next(seen)))
+                sighting = next(seen)
+                rows.append(_row(image_id, sighting))
+                by_search += bool(sighting.face and sighting.face.by_search)
                 done += 1
                 progress(done, len(images), "")
             table.write_table(pa.Table.from_pylist(rows, _SCHEMA))
             broken += [row["image_id"] for row in rows if not row["readable"]]
             found += sum(row["found"] for row in rows)
+            several += sum(row["faces"] > 1 for row in rows)
     if broken:
-        logger.warning("class %s: cannot read %s", class_id, ", ".join(broken))
-    if real_photos and not found:
+        logger.warning("class %s: damaged: %s", class_id, ", ".join(broken))
+    done_with: dict[str, float] = {"images": len(images), "found": found, "unreadable": len(broken)}
+    if not real_photos:
+        return done_with
+    if not found:
         (out_dir / "landmarks.parquet").unlink()
+        are = "is" if len(broken) == 1 else "are"
+        damaged = f" ({len(broken)} of them {are} damaged)" if broken else ""
         raise ClassFailedError(
             class_id,
-            f"no face was found in any of its {len(images)} training photos; "
-            "add a photo that shows the face from the front, or leave the class out.",
+            f"no face was found in any of its {len(images)} training photos{damaged}, though each "
+            "was searched for small and turned faces too; add a photo of a whole face that is "
+            "sharp, uncovered, not in profile and at least 60 pixels high, or leave the class out.",
         )
-    return {"images": len(images), "found": found, "unreadable": len(broken)}
+    done_with |= {"several": several, "by_search": by_search}
+    if told := FacesInPhotos.measured(done_with).facts():
+        logger.warning("class %s: %s", class_id, told)
+    return done_with
 
 
 _SCHEMA = pa.schema(

@@ -75,7 +75,7 @@ def run(
             learned = landmarks.points_of(real_landmarks[name], [c for c, _ in real[name]])
             control = _points(mesh, held_out[name])
             training_ST, held_out_SH = (
-                _complete(Gallery(files, points_px, landmark_model, common).distances(pictures))
+                _of_faces(Gallery(files, points_px, landmark_model, common), pictures)
                 for files, points_px in (
                     ([path for _, path in real[name]], learned),
                     (held_out[name], control),
@@ -148,10 +148,11 @@ def _interval(resampled_B: np.ndarray) -> dict[str, float]:
     return {"low": float(low), "high": float(high)}
 
 
-def _complete(distances: Mapping[str, np.ndarray]) -> np.ndarray:
+def _of_faces(gallery: Gallery, pictures: likeness.Described) -> np.ndarray:
     """(S, R) distances of faces, without photos that show none."""
-    faces_SR = distances["face"]
-    return faces_SR[:, ~np.isnan(faces_SR).all(0)]
+    # Asked of the photos themselves: where no picture shows a face, no distance is a number.
+    shown_R = np.isfinite(gallery.photos.faces[:, 0])
+    return gallery.distances(pictures)["face"][:, shown_R]
 
 
 def _common_face(

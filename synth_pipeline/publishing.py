@@ -64,10 +64,16 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                 memorisation=inputs["memorisation"] / "memorisation.parquet",
                 selection=inputs["selection"] / "selection.parquet",
                 case_counts=[
-                    {"class_id": name, "train": len(case_set.train(name)), "test": held_out[name]}
+                    {
+                        "class_id": name,
+                        "train": len(case_set.train(name)),
+                        "faces": study.faces_in_photos(name).with_face,
+                        "test": held_out[name],
+                    }
                     for name in classes
                 ],
                 failed={**case_set.lost, **failed},
+                photo_sentences=study.photo_sentences(classes),
                 since=since,
                 provenance=[
                     {"stage": a.stage, "label": node.label, "key": a.key, "digest": a.digest}

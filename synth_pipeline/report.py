@@ -38,8 +38,10 @@ class ReportInputs:
         config_yaml: the resolved configuration, fit to be shown.
         scores, comparisons, scale_changes, shifts, predictions: Parquet files of the study.
         ranking, copies, memorisation, selection: the same.
-        case_counts: class_id, train and test for each class.
+        case_counts: class_id, train, faces (training photos with a face) and test for each class.
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
+        photo_sentences: class id to one line of text about training photos without a face, with
+            several, or with one that had to be searched for.
         since: how this compares with the study's last scores, where there are any.
         provenance: stage, label, key and digest of every artifact.
         versions: of the libraries.
@@ -61,6 +63,7 @@ class ReportInputs:
     selection: Path
     case_counts: Sequence[Mapping[str, Any]]
     failed: Mapping[str, str]
+    photo_sentences: Mapping[str, str]
     since: Since | None
     provenance: Sequence[Mapping[str, str]]
     versions: Mapping[str, str]
@@ -126,10 +129,11 @@ def render(inputs: ReportInputs, out_file: Path) -> None:
         withheld=sum(bool(row["copy"]) for row in copies),
         class_rows=_class_rows(inputs.case_counts, ranking, copies, selection, largest),
         memorised=memorised,
-        single=[row["class_id"] for row in inputs.case_counts if row["train"] == 1],
+        single=[row["class_id"] for row in inputs.case_counts if row["faces"] == 1],
         pulled=_pulled(ranking),
         largest=largest,
         failed=sorted(inputs.failed.items()),
+        photo_sentences=sorted(inputs.photo_sentences.items()),
         since=inputs.since,
         pictures={
             name: [_thumbnail(path) for path in paths]

@@ -102,7 +102,9 @@ def run(
             kept = []
             for what, image in zip(drawn, images, strict=True):
                 row = _save(what, image, about, out_dir, signer)
-                row["face"] = mesh.find(np.asarray(image)) is not None if mesh else None
+                row["face"] = (
+                    mesh.find(np.asarray(image), search=False) is not None if mesh else None
+                )
                 kept.append(row)
             return kept
 

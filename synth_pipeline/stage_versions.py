@@ -7,7 +7,7 @@ planning a study must not import torch.
 
 STAGE_VERSIONS = {
     "cases": 4,
-    "landmarks": 3,
+    "landmarks": 4,
     "class-images": 2,
     "dreambooth": 5,
     "sampling": 3,
@@ -18,6 +18,6 @@ STAGE_VERSIONS = {
     "training": 2,
     "evaluation": 3,
     "scores": 4,
-    "memorisation": 1,
-    "report": 4,
+    "memorisation": 2,
+    "report": 5,
 }

@@ -8,6 +8,7 @@ from typing import Any
 from synth_pipeline import cases, models, synthetic_set
 from synth_pipeline.content_credentials import Signer
 from synth_pipeline.errors import SynthPipelineError
+from synth_pipeline.faces_in_photos import FacesInPhotos
 from synth_pipeline.graph import WORK, Input, Node
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import Output, file_sha256
@@ -67,6 +68,23 @@ class SynthesisOfStudy(CasesOfStudy):
             inputs=(Input("sampling", self.sampling(class_id)),),
             libraries=("mediapipe", "pillow"),
         )
+
+    def faces_in_photos(self, class_id: str) -> FacesInPhotos:
+        """What the search for faces found in a class's training photos, which must be done."""
+        return FacesInPhotos.measured(self.graph.measurements(self.landmarks_real(class_id)))
+
+    def photo_sentences(self, classes: Sequence[str]) -> dict[str, str]:
+        """By class what is unusual about the faces in its training photos, and what follows.
+
+        Args:
+            classes: whose landmarks must be made.
+
+        Returns:
+            Nothing of a class whose photos each show one face at first sight.
+        """
+        morphs = self.config.dreambooth.morphs
+        told = {name: self.faces_in_photos(name).sentence(morphs) for name in classes}
+        return {name: sentence for name, sentence in told.items() if sentence}
 
     def _landmarks(
         self,

@@ -212,7 +212,7 @@ def test_the_adapter_of_a_class_that_was_copied_is_refused(planted, tmp_path):
 
 
 def row(score=0.5, low=0.3, high=0.7):
-    return {"training": 4, "held_out": 2, "score": score, "low": low, "high": high}
+    return {"images": 20, "training": 4, "held_out": 2, "score": score, "low": low, "high": high}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def row(score=0.5, low=0.3, high=0.7):
         ({}, row(), "quantile 0.002", "could read only 0"),
         ({False: 100}, row(0.3, 0.2, 0.4), "quantile 0.002", ""),
         ({False: 100}, row(0.8, 0.51, 1.0), "quantile 0.002", "80.0% (95 % interval 51.0%"),
-        ({False: 100}, row(0.5, None, None), "quantile 0.002", "cannot be told from 4 training"),
+        ({False: 100}, row(0.5, None, None), "quantile 0.002", "20 synthetic images, 4 training"),
         ({False: 100}, row(), "none: all training photos show one subject", "calibrated"),
     ],
 )

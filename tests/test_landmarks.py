@@ -205,7 +205,7 @@ def test_a_corrupt_image_in_the_middle_is_named_and_counted(face, landmark_model
     )
     assert done == {"images": 3, "found": 2, "unreadable": 1}
     assert landmarks.load(tmp_path).found.tolist() == [True, False, True]
-    assert "class kapido: cannot read 2" in caplog.text
+    assert "class kapido: damaged: 2" in caplog.text
 
 
 def test_any_number_of_workers_gives_the_same_bytes(landmark_model, phantom_files, tmp_path):
