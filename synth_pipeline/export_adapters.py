@@ -156,7 +156,7 @@ def objection(
         found.append(
             f"its images are nearer to training photos than to held-out ones in "
             f"{memorised['score']:.1%} (95 % interval {memorised['low']:.1%} to "
-            f"{memorised['high']:.1%}; nothing memorised is 50 %)"
+            f"{memorised['high']:.1%}; chance is 50 %)"
         )
     return "; and ".join(found)
 

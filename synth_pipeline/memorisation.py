@@ -40,8 +40,9 @@ def run(
 
     The score is the share of triples (synthetic image, training photo, held-out photo) of a class
     whose image lies nearer to the training photo; faces are compared as the copy audit compares
-    them (`likeness`, measure `face`, mirrored if that is nearer). It does not hang on how many
-    photos there are: 0.5 says that nothing was memorised, 1 that everything was.
+    them (`likeness`, measure `face`, mirrored if that is nearer). 0.5 is chance, whatever the
+    number of photos. It is no proof: exact copies of one of T training photos score 0.5 + 0.5 / T,
+    because the share is of all of them.
 
     The 95 % interval of a class draws images and photos again (percentile bootstrap), and is null
     with a single training or held-out photo with a face; that of all draws classes again.
