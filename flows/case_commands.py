@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.root_folder import check_root, open_root
 from synth_pipeline import case_check, ingest, models, registry_cases
+from synth_pipeline.case_check import Checked
 from synth_pipeline.case_tables import TableError
 from synth_pipeline.config import StudyConfig, load_config
 from synth_pipeline.errors import InputError
@@ -42,14 +43,18 @@ def check(config_path: Path, overrides: list[str], root: Path) -> int:
     except TableError as error:
         print(*error.details, sep="\n")
         raise
-    for entry in (*checked.quarantined, *checked.faceless, *checked.crowded):
-        print(f"{entry.class_id}/{entry.file}: {entry.reason}")
-    for note in checked.notes:
-        print(note)
+    _list(checked)
     print(checked.in_words())
     if checked.refusal:
         print(f"synth-pipeline: {checked.refusal}", file=sys.stderr)
     return 0 if checked.is_good else 2
+
+
+def _list(checked: Checked) -> None:
+    for entry in (*checked.quarantined, *checked.faceless, *checked.crowded):
+        print(f"{entry.class_id}/{entry.file}: {entry.reason}")
+    for note in checked.notes:
+        print(note)
 
 
 def _landmark_model() -> Path | None:
@@ -82,8 +87,16 @@ def _check_registry(config: StudyConfig, root: Path) -> int:
     held = ingest.quarantine_of(root).held()
     for entry in held:
         print(f"{entry.file}: {entry.reason}")
+    checked = Checked(len(registry.entries))
+    model = _landmark_model()
+    if model is not None and registry.entries:
+        photos = [(e.case_id, registry.image(e), e.class_id, e.case_id) for e in registry.entries]
+        with tempfile.TemporaryDirectory() as scratch:
+            case_check.look_for_faces(checked, photos, landmark_model=model, out_dir=Path(scratch))
+    _list(checked)
     print(f"{len(registry.entries)} cases, all as they were registered; {len(held)} set aside")
-    return 2 if any(entry.outcome != "duplicate" for entry in held) else 0
+    unusable = any(entry.outcome != "duplicate" for entry in held)
+    return 2 if unusable or not checked.is_good else 0
 
 
 def list_cases(config_path: Path, overrides: list[str], root: Path) -> int:

@@ -1,7 +1,6 @@
 """What `cases check` finds: the import's own verdicts, and how many faces each photo shows."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,37 +83,50 @@ def run(config: CasesConfig, *, seed: int, out_dir: Path, landmark_model: Path |
     case_set = cases.load(out_dir)
     checked.quarantined, checked.usable = cases.quarantine(out_dir), len(case_set.cases)
     if landmark_model is not None:
-        classes = {case.case_id: case.class_id for case in case_set.cases}
-        looked = out_dir / "landmarks"
-        looked.mkdir()
-        landmarks.run(
-            [(case.case_id, case.path) for case in case_set.cases],
-            model=landmark_model,
-            out_dir=looked,
-            class_id="",
-            real_photos=False,
+        look_for_faces(
+            checked,
+            [(c.case_id, c.path, c.class_id, sources[c.case_id].name) for c in case_set.cases],
+            landmark_model=landmark_model,
+            out_dir=out_dir,
         )
-        _count_faces(checked, looked, classes, sources)
     return checked
 
 
-def _count_faces(
-    checked: Checked, looked: Path, classes: Mapping[str, str], sources: Mapping[str, SourcePhoto]
+def look_for_faces(
+    checked: Checked,
+    photos: Sequence[tuple[str, Path, str, str]],
+    *,
+    landmark_model: Path,
+    out_dir: Path,
 ) -> None:
-    """List the photos that show no face, or several."""
-    table = pq.read_table(looked / "landmarks.parquet", columns=["image_id", "found", "faces"])
-    with_face: Counter[str] = Counter(dict.fromkeys(classes.values(), 0))
-    for row in table.to_pylist():
-        class_id, photo = classes[row["image_id"]], sources[row["image_id"]]
+    """List the photos that show no face, or several, and the classes that show none.
+
+    Args:
+        checked: gets the lists.
+        photos: of each its id, its sanitised file, its class, and its name for the owner.
+        landmark_model: finds the faces.
+        out_dir: where the table of landmarks is written.
+    """
+    folder = out_dir / "landmarks"
+    folder.mkdir()
+    landmarks.run(
+        [(case_id, path) for case_id, path, _, _ in photos],
+        model=landmark_model,
+        out_dir=folder,
+        class_id="",
+        real_photos=False,
+    )
+    table = pq.read_table(folder / "landmarks.parquet", columns=["found", "faces"])
+    with_face = dict.fromkeys(sorted(class_id for _, _, class_id, _ in photos), 0)
+    for row, (_, _, class_id, name) in zip(table.to_pylist(), photos, strict=True):
         with_face[class_id] += row["found"]
         if not row["found"]:
-            entry = Quarantined(photo.name, class_id, "no face was found")
-            checked.faceless.append(entry)
+            checked.faceless.append(Quarantined(name, class_id, "no face was found"))
         elif row["faces"] > 1:
             reason = f"shows {row['faces']} faces; the largest is taken"
-            checked.crowded.append(Quarantined(photo.name, class_id, reason))
+            checked.crowded.append(Quarantined(name, class_id, reason))
     checked.notes += [
         f"class {class_id}: no face was found in any of its photos, so a run leaves it out."
-        for class_id, count in sorted(with_face.items())
+        for class_id, count in with_face.items()
         if not count
     ]

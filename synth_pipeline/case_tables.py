@@ -158,7 +158,9 @@ def _photos(table: Table, place: Callable[[Row], tuple[Path, str]], class_column
         if len(spellings) > 1:
             told = " and ".join(f"{n} ({_lines(lines)})" for n, lines in sorted(spellings.items()))
             first_of = min(line for lines in spellings.values() for line in lines)
-            faults.add(first_of, f"one class is written in {len(spellings)} ways: {told}")
+            faults.add(
+                first_of, f"one class is written in {len(spellings)} ways, write one: {told}"
+            )
     faults.raise_if_any()
     if repeated:
         table.notes.append(f"{table.path.name}: {repeated} rows say again what others say.")

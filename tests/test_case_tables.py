@@ -137,7 +137,7 @@ def test_all_faults_are_said_at_once_with_their_lines(folder):
         "lines 10, 11: what it names is no file",
         "line 13: the file it names lies outside the folder",
         "line 14: line 2 says something else of the same file",
-        "one class is written in 2 ways: MÖBIUS (line 8) and Möbius",
+        "one class is written in 2 ways, write one: MÖBIUS (line 8) and Möbius",
     ):
         assert part in told, part
     # Whose photo it is only the terminal of `cases check` says.

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from flows.cli import main
+from synth_pipeline.registry import Registry
 from tests.command_line import PATIENT, STUDY
 
 
@@ -92,3 +93,24 @@ def test_faults_of_a_table_are_named_to_the_owner_alone(check, source):
     code, lines, err = check(source, "csv", "import")
     assert (code, lines) == (2, [])
     assert "line 3: " in err and "line 5: " in err and PATIENT not in err
+
+
+def test_registered_photos_without_a_face_are_listed_by_their_ids(check, phantom_files, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    images = [Image.fromarray(noise)]
+    images += [Image.open(paths[0]).convert("RGB") for paths in phantom_files.values()]
+    registry = Registry(tmp_path / "root" / "registry")
+    with registry.locked():
+        for number, image in enumerate(images):
+            registry.add(
+                image,
+                class_name="ab"[number % 2],
+                subject=None,
+                arrival=str(number),
+                seed=1,
+                fraction=0.25,
+            )
+    code, lines, _ = check("''", "registry")
+    assert code == 2
+    assert f"a/{registry.entries[0].case_id}: no face was found" in lines
+    assert lines[-1] == "4 cases, all as they were registered; 0 set aside"
