@@ -91,8 +91,8 @@ def _check_registry(config: StudyConfig, root: Path) -> int:
     model = _landmark_model()
     if model is not None and registry.entries:
         photos = [(e.case_id, registry.image(e), e.class_id, e.case_id) for e in registry.entries]
-        with tempfile.TemporaryDirectory() as scratch:
-            case_check.look_for_faces(checked, photos, landmark_model=model, out_dir=Path(scratch))
+        with scratch(root) as folder:
+            case_check.look_for_faces(checked, photos, landmark_model=model, out_dir=folder)
     _list(checked)
     print(f"{len(registry.entries)} cases, all as they were registered; {len(held)} set aside")
     unusable = any(entry.outcome != "duplicate" for entry in held)
