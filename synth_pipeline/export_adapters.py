@@ -16,6 +16,7 @@ import jinja2
 import pyarrow.parquet as pq
 import yaml
 
+from synth_pipeline.adapter_snippet import snippet, where
 from synth_pipeline.config import DreamBoothConfig
 from synth_pipeline.errors import InputError
 from synth_pipeline.progress import Progress
@@ -88,19 +89,19 @@ def write(
             target / "pytorch_lora_weights.safetensors",
         )
         class_name = study.case_set.class_name(name)
+        prompt = settings.instance_prompt.format(class_name=class_name)
         header = {
             "license": "other",
             "license_name": "not-chosen-yet",
             "library_name": "diffusers",
             "tags": ["lora", "text-to-image", "stable-diffusion", "synthetic", "faces"],
-            "instance_prompt": settings.instance_prompt.format(class_name=class_name),
+            "instance_prompt": prompt,
         }
         card = cards.get_template("adapter_card.md.j2").render(
             header=yaml.safe_dump(header, sort_keys=False),
             class_id=name,
-            prompt=header["instance_prompt"],
-            base_model=study.base.identity,
-            embedded=settings.base_model == "embedded",
+            snippet=snippet(study.config, study.base, prompt),
+            base_model=where(study.config, study.base),
             settings=settings,
             learned_from=study.faces_in_photos(name).learned_from(
                 settings.morphs,

@@ -1,10 +1,17 @@
-"""A study: which stages there are, for whom, and what each hangs on.
+"""A study: which stages there are, for whom, and what each depends on.
 
 The one place that knows both the stages and the store. From a notebook::
 
-    study = Study(load_config(Path("configs/quickstart.yaml")), Path("results"))
+    from pathlib import Path
+
+    from synth_pipeline.config import load_config
+    from synth_pipeline.study import Study
+
+    few = ["cases.phantom.classes=2", "cases.phantom.test_per_class=2"]
+    study = Study(load_config(Path("configs/quickstart.yaml"), few), Path("results"))
     study.make(study.cases())
-    study.make(study.landmarks_real("noonan"))
+    landmarks, _ = study.make(study.landmarks_real(study.case_set.classes[0]))
+    print(landmarks.path)
 
 The stages' modules are imported when they run, because torch takes seconds to load and a study
 that is cached, or only planned, needs none of it.
