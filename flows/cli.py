@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.root_folder import only_for_us
+from flows.surroundings import bypass_proxies_here
 from synth_pipeline import __version__
 from synth_pipeline.disk_errors import sentence_of
 from synth_pipeline.errors import InputError, SynthPipelineError
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if hasattr(options, "root"):
         only_for_us()
+    bypass_proxies_here()
     try:
         _check_root(getattr(options, "root", Path()))
         if hasattr(options, "config"):

@@ -1,7 +1,8 @@
 """Settings for Prefect and the hub libraries, set before either is imported.
 
 Everything of a study stays under its root: Prefect's database too, in a folder of mode 700. Nothing
-phones home. A value that the user has set in the environment wins, but for the private ones.
+phones home. Prefect's own settings of the user count only where `PREFECT_API_URL` names the server
+that is used; everywhere else they are somebody else's (flows/surroundings.py).
 """
 
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from flows.server import Server
+from flows.surroundings import forget_prefect_settings
 
 _NEEDLESS = (
     "SCHEDULER",
@@ -32,6 +34,8 @@ def prepare(root: Path, server: Server | None = None) -> None:
     """
     home = root / "prefect"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if server is None or not server.named:
+        forget_prefect_settings()
     os.environ.update(
         # Usage statistics and update checks, one switch for each library that has one.
         DO_NOT_TRACK="1",
@@ -45,6 +49,7 @@ def prepare(root: Path, server: Server | None = None) -> None:
     )
     defaults = {
         "PREFECT_HOME": str(home),
+        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
         # Our own lines reach the run's page; the terminal gets them from us, once.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "synth_pipeline",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -65,6 +70,7 @@ def prepare(root: Path, server: Server | None = None) -> None:
         # One that is started again is waited for, some eight minutes.
         defaults["PREFECT_CLIENT_MAX_RETRIES"] = "8"
     else:
+        defaults["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
         defaults |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NEEDLESS}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

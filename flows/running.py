@@ -29,8 +29,11 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     from flows.locking import only_run
     from flows.orphans import ended_with_us
     from flows.root_folder import check_root, open_root
+    from flows.run_history import set_aside_if_unusable
     from flows.server import ready_server
+    from flows.surroundings import check_proxies, import_prefect
 
+    check_proxies()
     config = load_config(config_path, overrides)
     root = root.absolute()
     check_root(root, config.name)
@@ -41,6 +44,11 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     begun_s = time.monotonic()
     with only_run(study.folder), ended_with_us():
         swept = open_root(root, config.name) + study.store.sweep()
+        if server is None:
+            set_aside_if_unusable(root / "prefect")
+        else:
+            whose = "PREFECT_API_URL" if server.named else f"`synth-pipeline up --root {root}`"
+            print(f"Prefect server: {server.url} (of {whose})", flush=True)
         _lay_down(study, config)
         prepare(root, server)
         show_progress()
@@ -48,6 +56,13 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
             logging.getLogger("synth_pipeline").info(
                 "removed %d half-made files and folders that killed commands left", swept
             )
+        import_prefect(root / "prefect")
+        if server is None:
+            # Here, and not when the first client wants it: its folder has no settings of others.
+            from prefect.server.api.server import SubprocessASGIServer
+
+            with contextlib.chdir(root / "prefect"):
+                SubprocessASGIServer().start()
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.study import study as study_flow

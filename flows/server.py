@@ -31,10 +31,12 @@ class Server:
     Attributes:
         url: of its API, such as "http://127.0.0.1:4200/api".
         secret: "user:password" of basic authentication; none where there is none.
+        named: by the user, with `PREFECT_API_URL`; others are of this package's making.
     """
 
     url: str
     secret: str | None
+    named: bool = False
 
     def get(self, path: str) -> Any:
         """Read something by its path under the API; none if it is not there.
@@ -52,7 +54,7 @@ class Server:
         user, _, password = (self.secret or "").partition(":")
         login = (user, password) if self.secret else None
         try:
-            with httpx.Client(auth=login, timeout=30, trust_env=False) as client:
+            with httpx.Client(auth=login, timeout=30) as client:
                 headers = {}
                 if method == "POST":
                     # Where the server wants no token (422), none is needed.
@@ -105,7 +107,8 @@ def find_server(root: Path) -> Server | None:
         InputError: the file that `up` left is damaged.
     """
     if url := os.environ.get("PREFECT_API_URL"):
-        return Server(url.rstrip("/"), os.environ.get("PREFECT_API_AUTH_STRING") or None)
+        secret = os.environ.get("PREFECT_API_AUTH_STRING") or None
+        return Server(url.rstrip("/"), secret, named=True)
     path = server_file(root)
     try:
         told = parse_object(path.read_bytes())

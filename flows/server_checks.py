@@ -55,7 +55,7 @@ def check_server(root: Path) -> Iterator[tuple[bool, str]]:
 
 
 def _lets_nobody_in(server: Server) -> tuple[bool, str]:
-    status = httpx.get(f"{server.url}/work_pools/{GPU_POOL}", trust_env=False).status_code
+    status = httpx.get(f"{server.url}/work_pools/{GPU_POOL}").status_code
     if status == 401:
         return True, "the server refuses who has no secret"
     return False, "the server lets anybody in: start it with PREFECT_SERVER_API_AUTH_STRING"

@@ -60,7 +60,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=HOME,
+                # No settings of others lie there, which Prefect would read.
+                cwd=logs.parent,
                 start_new_session=True,
             )
         self.started_s = time.monotonic()
@@ -103,7 +104,10 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
     from flows.locking import only_one_stack
     from flows.orphans import end_the_rest, ended_with_us
     from flows.root_folder import check_root, open_root
+    from flows.run_history import set_aside_if_unusable
+    from flows.surroundings import check_proxies, import_prefect
 
+    check_proxies()
     _check_deployments()
     root = root.absolute()
     check_root(root)
@@ -113,6 +117,7 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
         open_root(root)
         # What a killed stack left says nothing about this one.
         server_file(root).unlink(missing_ok=True)
+        set_aside_if_unusable(root / "prefect")
         server = Server(f"http://127.0.0.1:{_free_port()}/api", _secret(root))
         prepare(root, server)
         _serve_only_us(server, root)
@@ -125,7 +130,8 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
             # Only its owner reads such a file, from its first byte on.
             told = {"url": server.url, "secret": server.secret}
             write_in_one_step(server_file(root), json.dumps(told).encode())
-            _furnish(server)
+            import_prefect(root / "prefect")
+            _furnish(root)
             children += _worker_children(places, slots)
             for child in children[1:]:
                 child.start(logs)
@@ -174,7 +180,7 @@ def _serve_only_us(server: Server, root: Path) -> None:
     )
 
 
-def _furnish(server: Server) -> None:
+def _furnish(root: Path) -> None:
     """Pools, deployments and automations; what is there is brought up to date."""
     from flows.furnishing import furnish
 
@@ -182,7 +188,7 @@ def _furnish(server: Server) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         + ["--prefect-file", str(PREFECT_YAML)],
-        cwd=HOME,
+        cwd=root / "prefect",
         capture_output=True,
         text=True,
         check=False,

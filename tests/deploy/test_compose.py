@@ -85,6 +85,14 @@ def test_secrets_are_made_for_the_owner_only(tmp_path):
     assert subprocess.run(["sh", str(script)], check=False, capture_output=True).returncode == 2
 
 
+def test_a_proxy_of_the_machine_stands_between_no_two_containers(compose):
+    asked = {"server", "postgres", "redis", "127.0.0.1"}
+    for name, service in compose["services"].items():
+        if name not in ("postgres", "redis"):
+            for variable in ("NO_PROXY", "no_proxy"):
+                assert asked <= set(service["environment"][variable].split(",")), name
+
+
 #: Asks Prefect itself what it makes of the environment: a name with a slip of the pen does nothing.
 ASK = """
 import json

@@ -18,10 +18,17 @@ _START_S = 180
 
 @pytest.fixture
 def up(tmp_path):
-    """The running command, its root, and what was printed."""
+    """The running command, its root, and what was printed.
+
+    Around it lie a proxy that leads nowhere, and the Prefect settings of another project.
+    """
     root = tmp_path / "root"
     clean = {name: value for name, value in os.environ.items() if "PREFECT" not in name}
     log = tmp_path / "up.log"
+    elsewhere = tmp_path / "another project"
+    elsewhere.mkdir()
+    (elsewhere / "prefect.toml").write_text('[api]\nurl = "http://127.0.0.1:9/api"\n')
+    (elsewhere / "pyproject.toml").write_text("[[[ not even TOML")
     # A shell's background jobs ignore Ctrl-C, and so would what they start.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("w") as out:
@@ -29,8 +36,15 @@ def up(tmp_path):
             [sys.executable, "-m", "flows.cli", "up", "--root", str(root), "--workers", "2"],
             stdout=out,
             stderr=out,
-            cwd=ROOT,
-            env=clean | {"UP_TEST": str(tmp_path)},
+            cwd=elsewhere,
+            env=clean
+            | dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "socks5h://127.0.0.1:9")
+            | {
+                "PREFECT_API_URL": "http://127.0.0.1:9/api",
+                "PREFECT_API_KEY": "another",
+                "PYTHONPATH": str(ROOT),
+                "UP_TEST": str(tmp_path),
+            },
             start_new_session=True,
         )
     signal.signal(signal.SIGINT, before)
