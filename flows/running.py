@@ -76,7 +76,9 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
             state = study_flow(str(root), config.name, until, return_state=True)
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
-        print(f"synth-pipeline: {sentence_of(state)}", file=sys.stderr)
+        told = sentence_of(state) or "failed; see the run's log"
+        print(f"synth-pipeline: {told}", file=sys.stderr)
+        _tell_where(study, [told])
         return 2 if isinstance(error, InputError) else 1
     return _tell_the_end(study, state.result(), time.monotonic() - begun_s)
 
@@ -223,4 +225,13 @@ def _tell_the_end(study: Study, result: Any, took_s: float) -> int:
     complaints = sorted({**result["lost"], **result["failed"]}.items())
     for class_id, sentence in complaints:
         print(f"synth-pipeline: class {class_id}: {sentence}", file=sys.stderr)
+    _tell_where(study, [sentence for _, sentence in complaints])
     return 3 if complaints else 0
+
+
+def _tell_where(study: Study, sentences: Sequence[str]) -> None:
+    """Name the file that holds what sentences of errors leave out."""
+    from tasks.untold import LOG
+
+    if any(f"{LOG} under the root" in sentence for sentence in sentences):
+        print(f"synth-pipeline: whole messages: {study.folder / LOG}", file=sys.stderr)

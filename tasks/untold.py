@@ -133,7 +133,8 @@ def _line(error: BaseException) -> str:
 def _where_it_is(log: Path | None) -> str:
     if log is None:
         return f"no private {LOG} could be written, so the message is lost"
-    return f"the whole message is in {log}"
+    # Under the root, which reports that are passed on need not name.
+    return f"the whole message is in {log.relative_to(log.parents[2])} under the root"
 
 
 def _keep(error: BaseException, root: str, name: str) -> Path | None:

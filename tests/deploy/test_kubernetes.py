@@ -109,3 +109,14 @@ def test_no_value_is_a_secret_and_nothing_is_open(name):
     else:
         pool = name.removeprefix("worker-")
         assert values["worker"]["config"]["workPool"] == pool
+
+
+def test_the_server_is_the_guarded_one():
+    """Its pages ask nobody else; the file comes from a config map that the instructions make."""
+    server = yaml.safe_load((FOLDER / "server-values.yaml").read_text())["server"]
+    (volume,), (mount,) = server["extraVolumes"], server["extraVolumeMounts"]
+    assert f"{mount['mountPath']}/guarded_server.py" in server["args"]
+    assert volume["name"] == mount["name"] and "--no-services" in server["args"]
+    made = f"configmap {volume['configMap']['name']} --from-file=flows/guarded_server.py"
+    assert made in (FOLDER / "README.md").read_text()
+    assert (ROOT / "flows" / "guarded_server.py").is_file()

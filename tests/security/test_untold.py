@@ -13,7 +13,9 @@ import pytest
 
 import flows
 import tasks
+from synth_pipeline.config import load_config
 from synth_pipeline.errors import ClassFailedError, InputError
+from synth_pipeline.study import Study
 from tasks.untold import kept, sentence_of, told_as, untold
 from tests.command_line import PATIENT, ROOT, STUDY
 
@@ -87,9 +89,10 @@ def test_nothing_of_a_planted_name_is_in_prefect_s_folder(study_folder):
     assert done.returncode == 0, done.stdout + done.stderr
     log = study_folder / "errors.log"
     told, terminal = done.stdout.split("TERMINAL")
-    assert PATIENT in terminal.splitlines()[0]
+    # Only the terminal is told what is wrong with the photos.
+    assert "cases.csv, line 2: the split" in terminal and "cases.csv" not in told
     assert PATIENT not in told
-    assert f"the whole message is in {log}" in told
+    assert "the whole message is in studies/small/errors.log under the root" in told
     assert "PermissionError (Permission denied) at tasks/running.py" in told
 
     searched = 0
@@ -126,6 +129,21 @@ def test_the_terminal_is_told_all(study_folder):
     state = kept(error, str(study_folder.parent.parent), "small")
     assert sentence_of(state) == str(error)
     assert PATIENT not in state.message + repr(state)
+
+
+def test_the_terminal_names_the_private_file(study_folder, capsys):
+    from flows.running import _tell_where
+
+    def body(root: str, name: str) -> None:
+        raise MemoryError(PATIENT)
+
+    root = study_folder.parent.parent
+    study = Study(load_config(study_folder / "config.resolved.yaml"), root)
+    state = untold(body)(str(root), "small")
+    _tell_where(study, [state.message])
+    assert capsys.readouterr().err == f"synth-pipeline: whole messages: {study_folder}/errors.log\n"
+    _tell_where(study, ["noonan: no photo of it can be used."])
+    assert capsys.readouterr().err == ""
 
 
 def test_a_private_file_that_cannot_be_written_is_said(tmp_path):
