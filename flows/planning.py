@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.root_folder import check_root
-from flows.running import preflight
+from flows.running import preflight, warn_of_cut_prompts
 from synth_pipeline.config import load_config
 from synth_pipeline.cost_model import device
 from synth_pipeline.errors import InputError
@@ -23,6 +23,7 @@ def show_plan(config_path: Path, overrides: list[str], root: Path, why: str | No
     check_root(root.absolute(), config.name, written=False)
     study = Study(config, root.absolute())
     preflight(study, "report")
+    warn_of_cut_prompts(study, "report")
     rows = plan(study)
     if why is not None:
         if why not in study.expected_classes():

@@ -11,8 +11,10 @@ from typing import Any
 from synth_pipeline import disk_errors
 from synth_pipeline.config import StudyConfig, dump_config, load_config
 from synth_pipeline.errors import DiskError, InputError, SynthPipelineError
+from synth_pipeline.held_out import none_held_out
 from synth_pipeline.places import with_absolute_places
 from synth_pipeline.private_root import PREFECT
+from synth_pipeline.prompts import cut_prompts
 from synth_pipeline.recognition_data import check_folds
 from synth_pipeline.selection import check_scales
 from synth_pipeline.store import write_in_one_step
@@ -40,6 +42,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     study = Study(config, root)
     preflight(study, until)
     study.store.check()
+    warn_of_cut_prompts(study, until)
     server = ready_server(root) if config.engine == "workers" else None
     begun_s = time.monotonic()
     with only_run(study.folder), ended_with_us():
@@ -99,6 +102,8 @@ def preflight(study: Study, until: str) -> None:
         raise InputError(
             f"Only one class was found in {study.config.cases.source}; a recogniser needs two."
         )
+    if reach >= STAGES.index("training") and (why := none_held_out(study)):
+        raise InputError(why)
     if reach >= STAGES.index("landmarks") or study.config.cases.format == "phantom":
         _ = study.landmark_model
     if reach >= STAGES.index("dreambooth"):
@@ -116,18 +121,43 @@ def preflight(study: Study, until: str) -> None:
     for key in ("ranking", "copies"):
         backbone = getattr(study.config, key).backbone
         if backbone and reach >= STAGES.index(key):
-            from synth_pipeline import backbones
-
-            backbones.check(backbone, study.config.recognition.pretrained, f"{key}.backbone")
+            _check_backbone(study, key, backbone, f"{key}.backbone")
     if reach >= STAGES.index("training"):
         if "synthetic" in study.config.recognition.regimes:
             check_folds(study.scales(classes)[0], study.config.recognition.folds)
-        # Asking timm takes seconds, so those that were trained before are not asked about.
-        known = {made["parameters"]["backbone"] for made in study.store.manifests("training")}
-        for backbone in set(study.config.recognition.backbones) - known:
-            from synth_pipeline import backbones
+        for backbone in study.config.recognition.backbones:
+            _check_backbone(study, "training", backbone, "recognition.backbones")
 
-            backbones.check(backbone, study.config.recognition.pretrained)
+
+def _check_backbone(study: Study, stage: str, backbone: str, key: str) -> None:
+    """Make sure that there is such a network and that its first weights can be loaded.
+
+    Asking timm takes seconds, so one that the stage has used before is not asked about.
+    """
+    from synth_pipeline import backbones
+
+    wanted = study.config.recognition.pretrained
+    made = [manifest["parameters"] for manifest in study.store.manifests(stage)]
+    used = [
+        each
+        for each in made
+        if backbone in (each.get("backbone"), each.get(stage, {}).get("backbone"))
+    ]
+    # Only of a network that exists does timm say where its weights come from.
+    if used and backbones.weights_identity(backbone, wanted) in {u.get("weights") for u in used}:
+        return
+    backbones.check(backbone, wanted, key)
+    backbones.check_weights(backbone, wanted, key)
+
+
+def warn_of_cut_prompts(study: Study, until: str) -> None:
+    """Say on the terminal which classes' prompts the base model does not read to their ends."""
+    from flows.stages import STAGES
+
+    if STAGES.index(until) < STAGES.index("dreambooth"):
+        return
+    for sentence in cut_prompts(study.config, study.base, study.expected_names()):
+        print(f"synth-pipeline: {sentence}", file=sys.stderr)
 
 
 def _images_to_generate(study: Study, classes: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from flows.recognize import backbone_steps, recognize
 from flows.stages import STAGES, class_nodes_until
 from flows.synthesize_class import class_steps, synthesize_class
 from synth_pipeline.errors import DiskError, InputError
+from synth_pipeline.held_out import none_held_out
 from synth_pipeline.study import Study
 from tasks.audit_copies import audit_copies
 from tasks.find_landmarks import find_landmarks
@@ -75,6 +76,8 @@ def _run_stage(
     """Run one stage for everybody; returns the classes that failed in it."""
     if stage == "cases":
         _go_on(import_cases(root, name, return_state=True))
+        if STAGES.index(until) >= STAGES.index("training") and (why := none_held_out(opened)):
+            raise _StoppedError(Failed(message=why, data=InputError(why)))
         return dict(opened.case_set.failed)
     if stage == "landmarks":
         # The three stages of a class run together, class by class: `until` cuts them short.

@@ -5,9 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth_pipeline import models
+from synth_pipeline import models, weight_files
 from synth_pipeline.errors import InputError
 from synth_pipeline.store import file_sha256
+from synth_pipeline.weight_files import UnusableFileError, by
 
 if TYPE_CHECKING:
     import torch
@@ -62,13 +63,14 @@ def local_file(
         return None
     folder = models.default_model_dir() / "weights" if pretrained is True else Path(str(pretrained))
     if pretrained is not True and not folder.is_dir():
+        what = f"{folder} is a file" if folder.is_file() else f"there is no folder {folder}"
         raise InputError(
-            f"recognition.pretrained: there is no folder {folder}; name one that holds a file for "
-            "each backbone, or choose true, false or embedded."
+            f"recognition.pretrained: {what}; name a folder that holds a file for each backbone, "
+            "or choose true, false or embedded."
         )
     for stem in stems:
         for ending in _ENDINGS:
-            if (folder / f"{stem}{ending}").is_file():
+            if weight_files.is_there(folder / f"{stem}{ending}"):
                 return folder / f"{stem}{ending}"
     raise InputError(
         f"The weights of {name} are missing: put them into {folder} as {stems[0]}.safetensors "
@@ -77,7 +79,12 @@ def local_file(
 
 
 def file_identity(path: Path) -> str:
-    """The SHA-256 of a file of weights; read once, for it is large and a study asks often."""
+    """The SHA-256 of a file of weights; read once, for it is large and a study asks often.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    _check_there(path)
     facts = path.stat()
     return _file_identity(path, facts.st_mtime_ns, facts.st_size)
 
@@ -88,10 +95,17 @@ def _file_identity(path: Path, changed_ns: int, size_bytes: int) -> str:
 
 
 def load(model: "torch.nn.Module", path: Path, name: str, classifier: Sequence[str]) -> None:
-    """Put a file's weights into a network, all but the classifier's.
+    """Put a file's weights into a network, all but the classifier's; see `fitting`."""
+    model.load_state_dict(fitting(model, path, name, classifier), strict=False)
+
+
+def fitting(
+    model: "torch.nn.Module", path: Path, name: str, classifier: Sequence[str]
+) -> dict[str, "torch.Tensor"]:
+    """A file's weights under the names that a network has for them, all but the classifier's.
 
     Args:
-        model: of timm.
+        model: of timm; on the meta device it has all that is compared.
         path: safetensors, or a state dictionary that torch saved; by timm's names, by those of
             the model's own authors where timm can translate them, and for VGG by torchvision's
             and Parkhi's.
@@ -118,8 +132,8 @@ def load(model: "torch.nn.Module", path: Path, name: str, classifier: Sequence[s
     if translate is not None and not wanted.keys() <= found.keys():
         try:
             found = translate(dict(found), model)
-        except (KeyError, RuntimeError, ValueError, AssertionError):
-            # Of another network, as is said below.
+        except Exception:
+            # Of another network, as is said below. Each module fails in its own way.
             found = {}
     missing = [key for key in wanted if key not in found]
     if missing:
@@ -128,15 +142,26 @@ def load(model: "torch.nn.Module", path: Path, name: str, classifier: Sequence[s
             f"in it, the first {missing[0]}; put those of this network there."
         )
     for key, value in wanted.items():
-        if found[key].shape != value.shape:
+        there, here = tuple(found[key].shape), tuple(value.shape)
+        if there != here:
             raise InputError(
                 f"{path} holds weights of another shape than those of {name}: {key} is "
-                f"{_by(found[key].shape)} there and {_by(value.shape)} here; put those of this "
-                "network there."
+                f"{by(there)} there and {by(here)} here; put those of this network there."
             )
     counters = {key: found[key] for key in own if key not in wanted and key in found}
     counters = {k: v for k, v in counters.items() if k.endswith("num_batches_tracked")}
-    model.load_state_dict({**{key: found[key] for key in wanted}, **counters}, strict=False)
+    return {**{key: found[key] for key in wanted}, **counters}
+
+
+def _check_there(path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            weight_files.header(path)
+        else:
+            weight_files.len_bytes(path)
+    except UnusableFileError as error:
+        remedy = error.remedy or f"put the file into {path.parent} again"
+        raise InputError(f"recognition.pretrained: {error.what}; {remedy}.") from None
 
 
 def _read(path: Path, name: str) -> Mapping[str, "torch.Tensor"]:
@@ -144,6 +169,7 @@ def _read(path: Path, name: str) -> Mapping[str, "torch.Tensor"]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    _check_there(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -182,7 +208,3 @@ def _as_timm_names_vgg(
         same = name in own and value.numel() == own[name].numel()
         named[name] = value.reshape(own[name].shape) if same else value
     return named
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "one number"

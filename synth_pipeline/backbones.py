@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from synth_pipeline import backbone_weights
+from synth_pipeline import backbone_weights, model_hub
 from synth_pipeline.backbone_weights import Pretrained
 from synth_pipeline.errors import InputError
+
+#: What timm looks for in a hub's repository.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 Head = Literal["linear", "se"]
 
@@ -95,6 +98,34 @@ def check(name: str, pretrained: Pretrained, key: str = "recognition.backbones")
         raise InputError(f"{key}: timm has no model {name}{hint}")
 
 
+def check_weights(name: str, pretrained: Pretrained, key: str = "recognition.backbones") -> None:
+    """Make sure that a backbone's first weights can be had, and that a file's are its own.
+
+    Downloads nothing; asks the hub once where its cache does not hold them.
+
+    Args:
+        name: of a backbone that `check` has passed.
+        pretrained: which weights are wanted.
+        key: of the configuration, for the message.
+
+    Raises:
+        InputError: they are neither cached nor can be downloaded, or the file is damaged or of
+            another network.
+    """
+    if not pretrained:
+        return
+    import torch
+
+    path = _local_file(name, pretrained)
+    if path is None:
+        _check_published(name, key)
+        return
+    # On this device a network has shapes and no content.
+    with torch.device("meta"):
+        model = _timm().create_model(named(name).timm, pretrained=False)
+    backbone_weights.fitting(model, path, name, _classifier(model))
+
+
 def weights_identity(name: str, pretrained: Pretrained) -> str:
     """Which first weights a backbone starts from, as it enters the content key."""
     if not pretrained:
@@ -144,6 +175,8 @@ def create(  # type: ignore[no-untyped-def]
     if size_px is not None:
         options |= _size_options(name, settings, size_px)
     from_hub = bool(pretrained) and path is None
+    if from_hub:
+        _check_published(name, "recognition.pretrained")
     outputs = 0 if head == "se" else classes
     try:
         model = timm.create_model(one.timm, pretrained=from_hub, num_classes=outputs, **options)
@@ -155,15 +188,9 @@ def create(  # type: ignore[no-untyped-def]
                 f"recognition.size_px: {name} does not take pictures of {size_px} pixels; "
                 f"{settings.input_size[1]} is what it was made for."
             ) from None
-        raise InputError(
-            f"The pretrained weights of {name} are neither cached here nor can they be "
-            "downloaded; set recognition.pretrained to false, or to a folder that holds "
-            f"{name}.safetensors, or fill the hub's cache ({type(error).__name__})."
-        ) from None
+        raise _out_of_reach(name, "recognition.pretrained", type(error).__name__) from None
     if path is not None:
-        classifier = model.pretrained_cfg["classifier"]
-        layers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-        backbone_weights.load(model, path, name, layers)
+        backbone_weights.load(model, path, name, _classifier(model))
     stated = model.pretrained_cfg
     norm = one.norm or InputNorm(tuple(stated["mean"]), tuple(stated["std"]))
     if head == "se" and classes:
@@ -202,6 +229,41 @@ def _local_file(name: str, pretrained: Pretrained) -> Path | None:
     if not one.unpublished:
         stems = tuple(dict.fromkeys((*stems, one.architecture)))
     return backbone_weights.local_file(name, stems, pretrained, one.unpublished)
+
+
+def _classifier(model: Any) -> tuple[str, ...]:
+    """Names of a network's last layers, which are made anew for each study."""
+    layers = model.pretrained_cfg["classifier"]
+    return (layers,) if isinstance(layers, str) else tuple(layers or ())
+
+
+def _check_published(name: str, key: str) -> None:
+    """Make sure that published weights are cached, or that their address answers."""
+    import torch
+
+    settings = _timm().get_pretrained_cfg(named(name).timm)
+    if settings is None or not settings.has_weights:
+        raise InputError(
+            f"{key}: no weights of {name} are published; set recognition.pretrained to false, or "
+            f"to a folder that holds {name}.safetensors."
+        )
+    if settings.hf_hub_id:
+        files = (settings.hf_hub_filename,) if settings.hf_hub_filename else _HUB_FILES
+        cached = model_hub.is_cached(settings.hf_hub_id, files)
+        reason = None if cached else model_hub.reason_unreachable(settings.hf_hub_id)
+    else:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / settings.url.rpartition("/")[2]
+        reason = None if file.is_file() else model_hub.reason_address_unreachable(settings.url)
+    if reason:
+        raise _out_of_reach(name, key, reason)
+
+
+def _out_of_reach(name: str, key: str, reason: str) -> InputError:
+    return InputError(
+        f"{key}: the pretrained weights of {name} are neither cached here nor can they be "
+        f"downloaded ({reason}); set recognition.pretrained to false, or to a folder that holds "
+        f"{name}.safetensors, or fill the hub's cache where there is a network."
+    )
 
 
 def _size_options(name: str, settings: Any, size_px: int) -> dict[str, int]:

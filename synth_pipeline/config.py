@@ -6,6 +6,7 @@ content keys, so that a larger batch on a better machine is still a cache hit.
 
 from itertools import product
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -53,6 +54,13 @@ class Section(BaseModel):
             and info.json_schema_extra.get("affects") == SPEED
         }
         return self.model_dump(mode="json", exclude=speed)
+
+
+def _plain(text: str) -> str:
+    """A text that goes into prompts as it is, so that a placeholder would be read out."""
+    if "{" in text or "}" in text:
+        raise ValueError("is used as it is, so it takes no placeholder; leave the braces out")
+    return text
 
 
 class PhantomCases(Section):
@@ -143,11 +151,30 @@ class DreamBoothConfig(Section):
         100, ge=1, description="a killed fine-tuning goes on from here", json_schema_extra=_SPEED
     )
 
-    @model_validator(mode="after")
-    def _prompt_names_the_class(self) -> Self:
-        if "{class_name}" not in self.instance_prompt:
-            raise ValueError("instance_prompt must contain {class_name}")
-        return self
+    @field_validator("instance_prompt")
+    @classmethod
+    def _prompt_names_the_class(cls, value: str) -> str:
+        try:
+            found = [part[1:] for part in Formatter().parse(value) if part[1] is not None]
+        except ValueError:
+            raise ValueError(
+                "a brace has no partner; write {{ and }} for braces of the text"
+            ) from None
+        for name, style, conversion in found:
+            if name != "class_name":
+                raise ValueError(
+                    f"there is no value for {{{name}}}; {{class_name}} is the only placeholder"
+                )
+            if style or conversion:
+                raise ValueError("write {class_name} without a conversion or a format")
+        if not found:
+            raise ValueError("must contain {class_name}")
+        return value
+
+    @field_validator("class_prompt")
+    @classmethod
+    def _class_prompt_is_plain(cls, value: str) -> str:
+        return _plain(value)
 
 
 class SamplingConfig(Section):
@@ -180,6 +207,14 @@ class SamplingConfig(Section):
         if (self.c2pa_certificate is None) != (self.c2pa_key is None):
             raise ValueError("c2pa_certificate and c2pa_key go together; give both or neither")
         return self
+
+    @field_validator("vary")
+    @classmethod
+    def _words_are_plain(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for words in value.values():
+            for each in words:
+                _plain(each)
+        return value
 
     @model_validator(mode="after")
     def _no_list_is_empty(self) -> Self:

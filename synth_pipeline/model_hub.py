@@ -3,12 +3,18 @@
 Its client tries again for minutes where nobody answers; so the hub is asked once, shortly, before.
 """
 
+import re
+from contextlib import suppress
 from pathlib import Path
 
 from synth_pipeline.errors import InputError
 
 #: How long a hub may take to answer one small question.
 _ANSWER_S = 10.0
+_ANSWERS = "the hub answers"
+#: To a name that does not exist, or that one must log in for.
+_REFUSALS = tuple(f"{_ANSWERS} {status}" for status in (401, 403, 404))
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def download(
@@ -32,12 +38,24 @@ def download(
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    offline = {"local_files_only": True}
+    reason: str | None = None
     try:
-        folder = Path(snapshot_download(name, revision=revision, **patterns))
+        if revision and _COMMIT.fullmatch(revision):
+            # What a commit holds never changes, so the hub need not be asked.
+            with suppress(LocalEntryNotFoundError):
+                folder = Path(snapshot_download(name, revision=revision, **patterns, **offline))
+                return folder, folder.name
+        reason = reason_unreachable(name)
+        # Where it refuses, its client says why; where it does not answer, the cache may do.
+        is_down = reason is not None and reason not in _REFUSALS
+        options = offline if is_down else {}
+        folder = Path(snapshot_download(name, revision=revision, **patterns, **options))
     except GatedRepoError:
         raise InputError(
             f"{key} {name}: its authors give this model only to those who accept their terms; "
@@ -56,8 +74,8 @@ def download(
         # The client's own errors, its HTTP library's, a proxy's login page that is no JSON.
         raise InputError(
             f"{key} {name}: there is no folder {name} here, and the model is neither cached here "
-            f"nor can it be downloaded ({type(error).__name__}); check the name and the network, "
-            "or copy the model to this machine and name its folder."
+            f"nor can it be downloaded ({reason or type(error).__name__}); check the name and the "
+            "network, or copy the model to this machine and name its folder."
         ) from None
     # The snapshot's folder is called after the commit.
     return folder, folder.name
@@ -95,7 +113,7 @@ def reason_unreachable(name: str) -> str | None:
             timeout=_ANSWER_S,
         )
         if reply.status_code != 200:
-            return f"the hub answers {reply.status_code}"
+            return f"{_ANSWERS} {reply.status_code}"
         reply.json()
     except Exception as error:
         # The HTTP library's errors, and `OfflineModeIsEnabled`.

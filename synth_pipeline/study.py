@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from synth_pipeline import cases, models, registry_cases, synthetic_set
-from synth_pipeline.class_names import class_ids
+from synth_pipeline.class_names import class_ids, shown
 from synth_pipeline.graph import Input, Node
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import Output
@@ -125,13 +125,27 @@ class Study(RecognitionOfStudy):
 
     def expected_classes(self) -> list[str]:
         """The classes of the case set or, before it is made, of the source."""
-        if self.graph.resolve(self.cases()).looked.status == "cached":
+        if self.is_made(self.cases()):
             return list(self.case_set.classes)
+        if self.config.cases.format == "registry":
+            return registry_cases.trainable(self.config.cases, self.registry)
+        return sorted(class_ids(self._source_names()).values())
+
+    def expected_names(self) -> list[str]:
+        """What prompts call these classes, sorted."""
+        if self.is_made(self.cases()):
+            names = {self.case_set.class_name(class_id) for class_id in self.case_set.classes}
+        elif self.config.cases.format == "registry":
+            found = registry_cases.chosen(self.config.cases, self.registry)
+            names = {entry.class_name for entry in found}
+        else:
+            names = {shown(name) for name in self._source_names()}
+        return sorted(names)
+
+    def _source_names(self) -> set[str]:
+        """Class names as phantoms or the folder of photos have them."""
         if self.config.cases.format == "phantom":
             from synth_pipeline.phantom.dataset import class_names
 
-            names = class_names(len(self._phantoms.per_class), self._phantoms.seed)
-            return sorted(class_ids(names).values())
-        if self.config.cases.format == "registry":
-            return registry_cases.trainable(self.config.cases, self.registry)
-        return sorted(class_ids({photo.class_name for photo in self.photos}).values())
+            return set(class_names(len(self.phantoms.per_class), self.phantoms.seed))
+        return {photo.class_name for photo in self.photos}

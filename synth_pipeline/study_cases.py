@@ -158,7 +158,7 @@ class CasesOfStudy:
         del parameters["cases"]["source"]
         if settings.format == "phantom":
             parameters["landmark_model"] = models.FACE_LANDMARKER_SHA256
-            parameters["cases"]["phantom"] = asdict(self._phantoms)
+            parameters["cases"]["phantom"] = asdict(self.phantoms)
             parameters["phantoms_version"] = PHANTOMS_VERSION
         elif settings.format == "registry":
             # Seed and share decided the sides when the cases arrived; now they are fixed.
@@ -184,13 +184,14 @@ class CasesOfStudy:
         return self._node("cases", "", parameters, body, libraries=("numpy", "pillow"))
 
     @cached_property
-    def _phantoms(self) -> PhantomSet:
+    def phantoms(self) -> PhantomSet:
+        """The set of phantoms that the cases are, with format phantom."""
         return phantoms_of(self.config)
 
     def _render_phantoms(self, out_dir: Path, progress: Progress) -> dict[str, float]:
         with scratch(self.root) as folder:
             rendered = folder / "phantoms"
-            self._phantoms.make(rendered, mesh_path=self.landmark_model, progress=progress)
+            self.phantoms.make(rendered, mesh_path=self.landmark_model, progress=progress)
             source = self.config.cases.model_copy(update={"source": str(rendered), "format": "csv"})
             photos = case_sources.scan(source)
             return cases.run(source, photos=photos, seed=self.config.seed, out_dir=out_dir)

@@ -53,3 +53,18 @@ def test_weights_of_another_network(refused, copied):
 def test_an_autoencoder_that_is_not_there(refused, copied):
     shutil.rmtree(copied / "scheduler")
     assert "dreambooth.base_vae" in refused(f"dreambooth.base_vae={copied / 'scheduler'}")
+
+
+def test_weights_of_a_backbone(refused, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "test_resnet.safetensors").write_bytes(b"cut")
+    told = refused(f"recognition.pretrained={tmp_path / 'weights'}")
+    assert "weights/test_resnet.safetensors is damaged or cut short" in told
+
+
+def test_a_hub_that_does_not_answer(refused, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert "recognition.backbones: the pretrained weights of test_vit are neither" in refused(
+        "recognition.pretrained=true", "recognition.backbones=[test_vit]"
+    )
+    assert "nor can it be downloaded" in refused("dreambooth.base_model=nobody/nothing-here")
