@@ -1,6 +1,7 @@
 """`synth-pipeline cases check`, `cases list` and `cases ingest`."""
 
 import collections
+import shlex
 import sys
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def ingest_photos(
     for line in ingest.told(done):
         print(line)
     if done.quarantined or done.left:
-        print(f"`synth-pipeline cases check {config_path}` names each with its reason")
+        shown = shlex.quote(str(config_path))
+        print(f"`synth-pipeline cases check {shown}` names each with its reason")
     return 2 if done.quarantined or done.left else 0
 
 
@@ -110,7 +112,7 @@ def list_cases(config_path: Path, overrides: list[str], root: Path) -> int:
     if study.graph.resolve(study.cases()).looked.status != "cached":
         raise InputError(
             f"No cases under {root} for this configuration; "
-            f"run `synth-pipeline cases import {config_path}` first."
+            f"run `synth-pipeline cases import {shlex.quote(str(config_path))}` first."
         )
     case_set = study.case_set
     held_out = collections.Counter(case.class_id for case in case_set.test())

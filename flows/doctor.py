@@ -53,7 +53,7 @@ def _packages() -> Iterator[tuple[bool, str]]:
         try:
             yield True, f"{name} {importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
-            yield False, f"{name} is missing: pip install -c {shipped.CONSTRAINTS} {name}"
+            yield False, f"{name} is missing: {shipped.INSTALL} {name}"
 
 
 def _libraries() -> Iterator[tuple[bool, str]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 
 from flows.environment import prepare
@@ -32,7 +33,7 @@ def export(options: argparse.Namespace) -> int:
     if study.graph.resolve(study.cases()).looked.status != "cached":
         raise InputError(
             f"The study {config.name} is not finished under {options.root}; "
-            f"run `synth-pipeline run {options.config}` first."
+            f"run `synth-pipeline run {shlex.quote(str(options.config))}` first."
         )
     open_root(root, config.name)
     prepare(root)

@@ -1,5 +1,6 @@
 """`synth-pipeline report`: figures and HTML again, from what is stored."""
 
+import shlex
 from pathlib import Path
 
 from flows.locking import only_run
@@ -17,12 +18,13 @@ def report_again(config_path: Path, overrides: list[str], root: Path) -> int:
         InputError: the study is not finished, or is being run.
     """
     config = load_config(config_path, overrides)
+    shown = shlex.quote(str(config_path))
     check_root(root.absolute(), config.name)
     study = Study(config, root.absolute())
     if not study.folder.is_dir():
         raise InputError(
             f"The study {config.name} is not finished under {root}: it was never run. "
-            f"Run `synth-pipeline run {config_path}` first."
+            f"Run `synth-pipeline run {shown}` first."
         )
     with only_run(study.folder):
         open_root(root.absolute(), config.name)
@@ -32,7 +34,7 @@ def report_again(config_path: Path, overrides: list[str], root: Path) -> int:
         if missing is not None:
             raise InputError(
                 f"The study {config.name} is not finished under {root}: {missing.name} is missing. "
-                f"Run `synth-pipeline run {config_path}` first, with the same settings."
+                f"Run `synth-pipeline run {shown}` first, with the same settings."
             )
         study.make(report_node(study, classes, failed))
         publish(study, classes, failed)

@@ -6,6 +6,7 @@ here: all of this is known before a study is laid down.
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def ready_server(root: Path) -> Server:
     if server is None:
         raise InputError(
             f"engine: workers needs a Prefect server; start one with `synth-pipeline up --root "
-            f"{root}`, or set PREFECT_API_URL."
+            f"{shlex.quote(str(root))}`, or set PREFECT_API_URL."
         )
     if server.get(f"/work_pools/{GPU_POOL}") is None:
         raise InputError(

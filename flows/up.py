@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -232,7 +233,7 @@ def _tell(server: Server, root: Path, places: list[Card | None], slots: int) -> 
     print(
         f"Dashboard: {server.url.removesuffix('/api')} (log in with the line in {secret_file})\n"
         f"{len(places)} workers, {where}, {slots} at a time each; logs in {root}/prefect/logs\n"
-        f"Run a study: synth-pipeline run CONFIG --engine workers --root {root}\n"
+        f"Run a study: synth-pipeline run CONFIG --engine workers --root {shlex.quote(str(root))}\n"
         "Stop everything: Ctrl-C",
         flush=True,
     )

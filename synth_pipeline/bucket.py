@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synth_pipeline.errors import InputError, StoreUnreachableError
-from synth_pipeline.shipped import CONSTRAINTS
+from synth_pipeline.shipped import INSTALL
 
 #: A place, and nothing that could be a secret: no user, no query.
 URL = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[\w.=+-]+)*)/?$")
@@ -60,7 +60,7 @@ class Bucket:
             )
         except ImportError:
             raise InputError(
-                f"store {self.url}: the package s3fs is missing; pip install -c {CONSTRAINTS} s3fs."
+                f"store {self.url}: the package s3fs is missing; {INSTALL} s3fs."
             ) from None
 
     def read(self, name: str) -> bytes | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from synth_pipeline.errors import InputError
-from synth_pipeline.shipped import CONSTRAINTS
+from synth_pipeline.shipped import INSTALL
 
 #: IPTC's word for media made by a trained model.
 _MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -30,10 +30,7 @@ class Signer:
 
     def __init__(self, certificate: Path, key: Path) -> None:
         if not find_spec("c2pa"):
-            raise InputError(
-                "sampling.c2pa_certificate needs c2pa-python: "
-                f"pip install -c {CONSTRAINTS} c2pa-python."
-            )
+            raise InputError(f"sampling.c2pa_certificate needs c2pa-python: {INSTALL} c2pa-python.")
         import c2pa
 
         try:

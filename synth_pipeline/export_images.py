@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from synth_pipeline import selection, synthetic_set
+from synth_pipeline.places import without_places
 from synth_pipeline.progress import Progress
 from synth_pipeline.study import Study
 
@@ -87,6 +88,7 @@ def write(
         name=study.config.name,
         images=len(rows),
         base_model=study.base.identity,
+        base_name=without_places(study.config).dreambooth.base_model,
         prompt=study.config.dreambooth.instance_prompt,
         method=study.config.dreambooth.method,
         phantoms=study.config.cases.format == "phantom",

@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from synth_pipeline.class_names import normalised
 from synth_pipeline.errors import InputError
 from synth_pipeline.not_photos import PassedOver
-from synth_pipeline.shipped import CONSTRAINTS
+from synth_pipeline.shipped import INSTALL
 
 #: What our own disk says when there is no room, which is not the inbox's fault.
 DISK_FULL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
@@ -218,9 +218,7 @@ def _file_system(place: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(place)
     except ImportError:
         if scheme == "s3":
-            raise InputError(
-                f"The inbox {place} needs s3fs: pip install -c {CONSTRAINTS} s3fs."
-            ) from None
+            raise InputError(f"The inbox {place} needs s3fs: {INSTALL} s3fs.") from None
         raise InputError(
             f"The inbox {place} needs a package for {scheme}:// that is not installed."
         ) from None

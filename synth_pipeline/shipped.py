@@ -1,5 +1,6 @@
 """Configurations and deployments that come with the package, in a checkout and in a wheel."""
 
+import shlex
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -7,13 +8,13 @@ _IN_WHEEL = _PACKAGE / "assets" / "shipped"
 #: In a wheel, setup.py has put them into the package; in a checkout they lie beside it.
 _HOME = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent
 CONFIGS = _HOME / "configs"
-CONSTRAINTS = _HOME / "constraints.txt"
 PREFECT_YAML = _HOME / "prefect.yaml"
 AUTOMATIONS = _HOME / "deploy" / "automations.yaml"
 
-#: Commands that work in every folder.
-DEPLOY = f"prefect deploy --all --prefect-file {PREFECT_YAML}"
-AUTOMATE = f"prefect automation create --from-file {AUTOMATIONS}"
+#: Commands that work in every folder; the first wants the names of packages.
+INSTALL = f"pip install -c {shlex.quote(str(_HOME / 'constraints.txt'))}"
+DEPLOY = f"prefect deploy --all --prefect-file {shlex.quote(str(PREFECT_YAML))}"
+AUTOMATE = f"prefect automation create --from-file {shlex.quote(str(AUTOMATIONS))}"
 
 
 def find_config(path: Path) -> Path:

@@ -1,6 +1,8 @@
 """Files and folders that a user names: taken as they are given, wherever the work is done."""
 
 import os
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +124,25 @@ def test_on_the_command_line_too(tmp_path, monkeypatch, capsys):
     assert main(arguments) == WRONG_INPUT
     assert f"The inbox {tmp_path}/in is no folder" in capsys.readouterr().err
     assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("name", ["my study.yaml", "it's #2.yaml", "a&b;c.yaml"])
+@pytest.mark.parametrize("verb", ["report", "list", "export", "ingest"])
+def test_a_command_that_is_advised_can_be_pasted(tmp_path, monkeypatch, capsys, name, verb):
+    monkeypatch.chdir(tmp_path)
+    kind = "registry" if verb == "ingest" else "phantom"
+    (tmp_path / name).write_text(f"name: s\ncases: {{format: {kind}}}\n")
+    words = {"list": ["cases", "list"], "export": ["export"], "report": ["report"]}
+    if verb == "ingest":
+        (tmp_path / "in" / "a").mkdir(parents=True)
+        (tmp_path / "in" / "a" / "x.png").write_bytes(b"no picture")
+        main(["cases", "ingest", name, "--inbox", "in", "--settle", "0"])
+    else:
+        more = ["out", "--images"] if verb == "export" else []
+        assert main([*words[verb], name, *more]) == WRONG_INPUT
+    told = capsys.readouterr()
+    (advised,) = re.findall(r"`(synth-pipeline [^`]+)`", told.out + told.err)
+    assert shlex.split(advised)[-1] == name
 
 
 @pytest.mark.parametrize("settle", ["nan", "-1", "inf", "1e9", "soon"])
