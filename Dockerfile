@@ -17,7 +17,7 @@ RUN useradd --create-home --uid 1000 study && install -d -m 700 -o study -g stud
 # downloads it again.
 FROM base AS model
 WORKDIR /build
-COPY synth_pipeline/__init__.py synth_pipeline/errors.py synth_pipeline/models.py synth_pipeline/
+COPY synth_pipeline/__init__.py synth_pipeline/atomic.py synth_pipeline/errors.py synth_pipeline/models.py synth_pipeline/
 RUN python3 -m venv /venv \
  && python -c "import pathlib, synth_pipeline.models as m; m.fetch_face_landmarker(pathlib.Path('/model'))"
 

@@ -40,8 +40,8 @@ _REFUSED = {
 }
 #: How Rust ("Os { code: 28, ...", "(os error 28)") and Arrow ("[Errno 28]") write a number.
 _NUMBER = re.compile(r"(?:code: |os error |\[Errno )(\d+)")
-#: numpy tells no number when the disk takes only a part.
-_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
+#: numpy and torch tell no number when the disk takes only a part.
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written|PytorchStreamWriter|inline_container")
 #: A smaller disk does not even hold Prefect's database and a stage's files.
 LEAST_BYTES = 32 << 20
 _LEAST_FILES = 256
@@ -62,8 +62,8 @@ def number_of(error: BaseException) -> int | None:
         if not isinstance(here, SynthPipelineError):
             if (found := _NUMBER.search(str(here))) and int(found[1]) in known:
                 return int(found[1])
-            if isinstance(here, OSError | ValueError) and _CUT_SHORT.search(str(here)):
-                return errno.ENOSPC
+            if _CUT_SHORT.search(str(here)):
+                return errno.ENOSPC if _largest_bytes() is None else errno.EFBIG
         here = here.__cause__ or here.__context__
     return None
 
@@ -116,7 +116,7 @@ def _is_elsewhere(error: BaseException, folder: Path) -> bool:
         return False
     place = Path(os.fsdecode(name))
     # A folder's own parents may be what refuses it.
-    return not (place.is_relative_to(folder) or folder.is_relative_to(place.parent))
+    return not (place.is_relative_to(folder) or folder.is_relative_to(place))
 
 
 def check_room(folder: Path) -> None:
@@ -136,13 +136,19 @@ def check_room(folder: Path) -> None:
             f"The disk of {folder} has {free_bytes >> 20} MB left, and a run needs at least "
             f"{LEAST_BYTES >> 20} MB; make room on it, or choose another place."
         )
-    largest_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if largest_bytes != resource.RLIM_INFINITY and largest_bytes < LEAST_BYTES:
+    largest_bytes = _largest_bytes()
+    if largest_bytes is not None and largest_bytes < LEAST_BYTES:
         raise DiskError(
             f"Files may have {largest_bytes >> 10} KB only here; allow larger ones "
             "(`ulimit -f unlimited`)."
         )
     _allow_files()
+
+
+def _largest_bytes() -> int | None:
+    """How large a file may get; none for any size."""
+    largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if largest == resource.RLIM_INFINITY else largest
 
 
 def reserve(folder: Path) -> None:

@@ -38,11 +38,9 @@ def check_folder(folder: Path, what: str, *, written: bool) -> None:
                     "remove it, or choose another place."
                 ) from None
             continue
-        except NotADirectoryError:
-            continue  # the file is met further up
+        except (NotADirectoryError, PermissionError):
+            continue  # the file, or the folder without rights, is met further up
         except OSError as error:
-            if place != folder and isinstance(error, PermissionError):
-                continue
             raise InputError(
                 f"{what} {folder} cannot be {verb}: {place}: {error.strerror}; choose another "
                 "place."

