@@ -1,9 +1,12 @@
 """Whether a study will have held-out photos, found before anything is trained."""
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterable, Set
+from contextlib import suppress
 
 from synth_pipeline import registry_cases
+from synth_pipeline.case_sources import SourcePhoto
+from synth_pipeline.photos import UnusablePhotoError, sanitise
 from synth_pipeline.study import Study
 
 _NONE = "No photo is held out, so no recogniser can be evaluated"
@@ -43,6 +46,8 @@ def none_held_out(study: Study) -> str | None:
         stated = {(p.class_name, p.subject or str(p.path)) for p in photos if p.split}
         if settings.test_fraction > 0 and _share_a_class(persons - stated):
             return None
+        if not _two_classes_are_usable(photos):
+            return None  # what is worse, and the import says it
     if not _share_a_class(persons):
         return (
             f"{_NONE}: every class has photos of one person only, which are trained on; add photos "
@@ -56,3 +61,16 @@ def none_held_out(study: Study) -> str | None:
 def _share_a_class(persons: Set[tuple[str, str]]) -> bool:
     """Whether two of these (class, person) are of one class."""
     return any(count > 1 for count in Counter(name for name, _ in persons).values())
+
+
+def _two_classes_are_usable(photos: Iterable[SourcePhoto]) -> bool:
+    """Whether two classes have a photo that can be decoded; looks no further than these."""
+    usable: set[str] = set()
+    for photo in photos:
+        if photo.class_name not in usable:
+            with suppress(UnusablePhotoError):
+                sanitise(photo.path)
+                usable.add(photo.class_name)
+        if len(usable) == 2:
+            return True
+    return False

@@ -120,7 +120,8 @@ class CasesOfStudy:
         base, settings = self.base, self.config.dreambooth
         learned_from = (made["parameters"]["base"] for made in self.store.manifests("dreambooth"))
         # The embedded one is ours, and its files were looked at.
-        if base.identity not in learned_from and base.folder != base_model.EMBEDDED_FOLDER:
+        is_ours = base.folder == base_model.EMBEDDED_FOLDER and base.vae_folder is None
+        if not is_ours and base.identity not in learned_from:
             base_model.check_networks(base, settings.base_model, settings.base_vae)
 
     @cached_property

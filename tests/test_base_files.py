@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from synth_pipeline.base_model import check_networks, resolve_base
+from synth_pipeline.config import StudyConfig
 from synth_pipeline.errors import InputError
+from synth_pipeline.study import Study
 from tests.one_file import checkpoint
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -198,6 +200,18 @@ def test_another_autoencoder_is_checked_alike(copied, tmp_path):
     assert "cut short" in refused(copied, base_vae=str(vae))
     edit(vae / "config.json", _class_name="AutoencoderTiny")
     assert "AutoencoderTiny" in refused(copied, base_vae=str(vae))
+
+
+def test_an_autoencoder_beside_the_embedded_base_is_compared_with_its_network(tmp_path):
+    embedded = resolve_base("embedded").folder
+    vae = shutil.copytree(embedded / "vae", tmp_path / "vae")
+    edit(vae / "config.json", layers_per_block=1)
+    tuning = {"base_vae": str(vae)}
+    config = StudyConfig.model_validate(
+        {"name": "s", "cases": {"format": "phantom"}, "dreambooth": tuning}
+    )
+    with pytest.raises(InputError, match="base_vae"):
+        Study(config, tmp_path / "root").check_base()
 
 
 def test_a_pipeline_is_no_autoencoder(copied):

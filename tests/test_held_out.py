@@ -62,6 +62,12 @@ def test_one_photo_a_class(study):
     assert none_held_out(made) == told
 
 
+def test_that_no_photo_can_be_used_is_left_to_the_import(study, tmp_path):
+    made = study(1)
+    (tmp_path / "photos" / "a" / "0.png").write_bytes(b"nothing")
+    assert none_held_out(made) is None
+
+
 def test_two_photos_a_class_do(study):
     made = study(2)
     assert none_held_out(made) is None
