@@ -138,7 +138,7 @@ def test_wrong_files_are_one_sentence(identity, tmp_path):
 
 def test_without_the_extra_it_is_said(identity, monkeypatch):
     monkeypatch.setattr(content_credentials, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"synth-pipeline\[c2pa\]"):
+    with pytest.raises(InputError, match=r"pip install -c \S*constraints.txt c2pa-python"):
         Signer(*identity)
 
 

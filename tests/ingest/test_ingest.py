@@ -237,7 +237,7 @@ def test_s3_without_its_package(monkeypatch, desk):
     # As where it is not installed: the import fails, and fsspec has no class of it yet.
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(InputError, match=r"pip install 'synth-pipeline\[s3\]'"):
+    with pytest.raises(InputError, match=r"pip install -c \S*constraints.txt s3fs"):
         Inbox("s3://bucket/inbox")
 
 
