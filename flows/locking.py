@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,22 @@ def only_run(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{root} cannot be written; choose another --root.") from None
     try:
+        _forget_leases(folder)
         yield
     finally:
         lock.release()
+
+
+def _forget_leases(folder: Path) -> None:
+    """Remove the leases of runs that ended, or died, while nobody waited for them any more."""
+    for path in (folder / ".runs").glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            # A living run writes to its lease every two seconds.
+            if time.time() - path.stat().st_mtime > _FORGOTTEN_S:
+                path.unlink()
+
+
+_FORGOTTEN_S = 24 * 3600
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ comment. What is cut short, changed, of another kind or not written by us is set
 warning, and the computation begins anew: a state saves time, and decides no result.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -45,7 +46,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full; the state that was there is as it was.
     """
-    beside = path.with_name(f".{path.name}.part")
+    beside = _beside(path)
     try:
         with beside.open("w+b") as stream:
             torch.save(state, stream)
@@ -64,6 +65,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path, identity: str) -> dict[str, Any] | None:
     """Read a state; none where there is none, a damaged one, or one of another computation.
 
+    What a killed process left half-written of it is removed: a state has one writer.
+
     Args:
         path: as saved.
         identity: what the state's `identity` must say.
@@ -71,6 +74,8 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
     Raises:
         OSError: the disk does not answer; the state may be sound.
     """
+    with contextlib.suppress(IsADirectoryError):
+        _beside(path).unlink(missing_ok=True)
     try:
         state = _read(path)
     except FileNotFoundError:
@@ -174,6 +179,10 @@ def fits(optimiser: torch.optim.Optimizer, saved: Any) -> bool:
         )
         for number, moments in saved["state"].items()
     )
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _seal(stream: IO[bytes]) -> None:

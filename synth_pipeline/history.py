@@ -98,11 +98,11 @@ def keep(study: Study, classes: Sequence[str], settings: str) -> None:
     artifact = study.graph.artifact(study.scores(classes))
     place = study.folder / "history"
     place.mkdir(mode=0o700, exist_ok=True)
+    beside = place / ".new"
+    shutil.rmtree(beside, ignore_errors=True)
     entries = _entries(study.folder)
     if entries and _scores_of(entries[-1]) == artifact.digest:
         return
-    beside = place / ".new"
-    shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(mode=0o700)
     stream = pa.BufferOutputStream()
     pq.write_table(gain.outcomes(pq.read_table(artifact.path / "predictions.parquet")), stream)

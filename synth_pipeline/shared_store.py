@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from synth_pipeline.bucket import Bucket
 from synth_pipeline.manifest import MANIFEST, Artifact, artifact_of
 from synth_pipeline.remote_store import RemoteStore
 from synth_pipeline.store import Looked, Store
+
+_YOUNG_S = 60.0
 
 
 class SharedStore(Store):
@@ -65,6 +68,10 @@ class SharedStore(Store):
 
     def sweep(self) -> int:
         """Remove what killed processes left, here and in the bucket."""
+        for path in self.root.glob(".owner-*"):
+            # Renamed at once, unless whoever made it was killed.
+            if time.time() - path.stat().st_mtime > _YOUNG_S:
+                path.unlink(missing_ok=True)
         return super().sweep() + self.remote.sweep()
 
     @contextlib.contextmanager

@@ -72,6 +72,34 @@ def test_it_may_be_deleted_and_damaged(files, tmp_path):
     assert (store.pictures(files, 48).all() == expected).all()
 
 
+@pytest.mark.parametrize("byte", [0x00, 0x0A, 0x80, 0xB2, 0xFF])
+def test_no_byte_of_the_index_breaks_it(files, tmp_path, byte):
+    """At the hash, the row and the checksum of a line: superscripts are digits, but no numbers."""
+    expected = decoded(files, 48).all()
+    PictureStore(tmp_path / "p").pictures(files, 48)
+    index = next((tmp_path / "p").glob("*.index"))
+    for place in (0, 64, 65, 67, 70):
+        content = bytearray(index.read_bytes())
+        content[place] = byte
+        index.write_bytes(content)
+        assert (PictureStore(tmp_path / "p").pictures(files, 48).all() == expected).all()
+
+
+def test_what_is_no_file_makes_way(files, tmp_path):
+    expected = decoded(files[:3], 48).all()
+    PictureStore(tmp_path / "p").pictures(files[:3], 48)
+    for pattern in ("*.index", "*.pixels"):
+        path = next((tmp_path / "p").glob(pattern))
+        for make in (Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")):
+            path.unlink() if not path.is_dir() else path.rmdir()
+            make(path)
+            assert (PictureStore(tmp_path / "p").pictures(files[:3], 48).all() == expected).all()
+            assert path.is_file()
+    index = next((tmp_path / "p").glob("*.index"))
+    index.write_text(f"{'a' * 64} {'9' * 5000} 1\n{'²' * 64} 1 1\n" + index.read_text())
+    assert (PictureStore(tmp_path / "p").pictures(files[:3], 48).all() == expected).all()
+
+
 def test_only_its_owner_reads_it(files, tmp_path):
     PictureStore(tmp_path / "p").pictures(files[:2], 48)
     assert stat.S_IMODE((tmp_path / "p").stat().st_mode) == 0o700

@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synth_pipeline import checkpoints
+from synth_pipeline.atomic import sweep_beside
 from synth_pipeline.phantom.dataset import PhantomRenderer, class_names, random_person
 from synth_pipeline.progress import Progress
 from synth_pipeline.store import file_sha256
@@ -44,6 +45,7 @@ def render_training_set(
         (images, 128, 128, 3) uint8 sRGB, memory-mapped chunks joined, and the captions.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_beside(folder)
     chunks = range(math.ceil(images / _CHUNK))
     missing = [i for i in chunks if not _is_whole(folder, i)]
     make = partial(_render_chunk, folder, seed, landmark_model)

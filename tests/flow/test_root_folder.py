@@ -132,6 +132,29 @@ def test_reports_and_exports_of_what_is_not_there(told, finished, copied, tmp_pa
         assert not (tmp_path / "out").exists()
 
 
+KILLED = """
+import os, signal
+from synth_pipeline import export_images
+real = export_images.write
+def write(*arguments, **more):
+    real(*arguments, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+export_images.write = write
+"""
+
+
+def test_a_half_made_export_goes_with_the_next(finished, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(KILLED)
+    export = ("export", finished.config, tmp_path / "out", "--images", "--root", finished.root)
+    assert command(*export, also_import=tmp_path).code == -9
+    (tmp_path / "sitecustomize.py").unlink()
+    assert [path.name[:11] for path in tmp_path.glob(".*")] == [".half-made-"]
+    ended = command(*export)
+    assert ended.code == 0, ended.err
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"out"}
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
 LEFT = (
     "studies/small/.config.resolved.yaml-abcdefgh",
     "studies/small/.report.html-abcdefgh",
@@ -151,12 +174,14 @@ def test_a_root_is_swept_and_made_private(finished, copied):
     for name in LEFT:
         (copied / name).parent.mkdir(parents=True, exist_ok=True)
         (copied / name).write_text("left")
-    (copied / "studies" / "small" / "history" / ".new").mkdir()
+    half = copied / "studies" / "small" / "history" / ".new"
+    half.mkdir()
     for path in (copied, *copied.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     ended = command("report", finished.config, "--root", copied)
     assert ended.code == 0, ended.err
     assert not [name for name in LEFT if (copied / name).exists()]
+    assert not half.exists()
     open_to_others = [
         path
         for path in (copied, *copied.rglob("*"))
