@@ -24,6 +24,7 @@ import httpx
 from flows.cards import Card, cards, shared_out
 from flows.server import CPU_POOL, GPU_POOL, Server, server_file
 from synth_pipeline.errors import InputError, StageError
+from synth_pipeline.private_root import make_private
 from synth_pipeline.shipped import AUTOMATIONS, PREFECT_YAML
 from synth_pipeline.store import write_in_one_step
 
@@ -128,6 +129,8 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
         try:
             children[0].start(logs)
             _wait_until_it_answers(server, children[0], logs)
+            # It copies its pages with the modes that they have in the package.
+            make_private(root)
             # Only its owner reads such a file, from its first byte on.
             told = {"url": server.url, "secret": server.secret}
             write_in_one_step(server_file(root), json.dumps(told).encode())

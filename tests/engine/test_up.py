@@ -101,6 +101,9 @@ def test_a_study_on_the_command_line_and_one_by_its_deployment(up, phantoms, tmp
     ).json()
     assert {"markdown", "table"} <= {artifact["type"] for artifact in found}
     assert "data:image" not in json.dumps(found)
+    # What workers made, too.
+    everything = [path for path in (root, *root.rglob("*")) if not path.is_symlink()]
+    assert not [path for path in everything if path.stat().st_mode & 0o077]
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 0, log.read_text()
     assert not (root / "prefect" / "server.json").exists()
