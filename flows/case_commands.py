@@ -117,9 +117,10 @@ def list_cases(config_path: Path, overrides: list[str], root: Path) -> int:
     case_set = study.case_set
     held_out = collections.Counter(case.class_id for case in case_set.test())
     wide = max(len(class_id) for class_id in case_set.classes)
-    print(f"{'class':<{wide}}  training  held-out")
+    print(f"{'class':<{wide}}  training  held-out  name")
     for class_id in case_set.classes:
-        print(f"{class_id:<{wide}}  {len(case_set.train(class_id)):8}  {held_out[class_id]:8}")
+        counts = f"{len(case_set.train(class_id)):8}  {held_out[class_id]:8}"
+        print(f"{class_id:<{wide}}  {counts}  {case_set.class_name(class_id)}")
     total = sum(len(case_set.train(class_id)) for class_id in case_set.classes)
     print(f"{len(case_set.classes)} classes, {total} training, {held_out.total()} held-out")
     return 0

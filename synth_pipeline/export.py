@@ -4,6 +4,8 @@ Real photos never do. The folder is written beside its place and moved there in 
 by its owner only: who else may have it is a decision, not a default.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,24 @@ class Exported:
 
     counts: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+
+
+def card_environment() -> jinja2.Environment:
+    """Jinja for the cards, with filters for names, which are what people call folders.
+
+    `literal` makes a string of Python, `markdown` keeps bars and brackets as they are.
+    """
+    cards = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    cards.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    cards.filters["literal"] = lambda text: json.dumps(text, ensure_ascii=False)
+    cards.filters["markdown"] = lambda text: re.sub(r"([\\|<>*`\[\]])", r"\\\1", text)
+    return cards
 
 
 def export(
@@ -75,14 +95,7 @@ def export(
                 f"The study {study.config.name} has not finished the stage {node.name} under "
                 f"{study.root}; run it first, with the same configuration."
             )
-    cards = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    cards.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    cards = card_environment()
     exported = Exported()
     with explained("The folder", folder), new_folder(folder) as beside:
         if "images" in kinds:

@@ -98,7 +98,7 @@ def write(
             "instance_prompt": prompt,
         }
         card = cards.get_template("adapter_card.md.j2").render(
-            header=yaml.safe_dump(header, sort_keys=False),
+            header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
             class_id=name,
             snippet=snippet(study.config, study.base, prompt),
             base_model=where(study.config, study.base),

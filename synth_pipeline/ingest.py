@@ -18,7 +18,7 @@ from pathlib import Path
 
 from synth_pipeline.class_names import is_text, printable
 from synth_pipeline.config import StudyConfig
-from synth_pipeline.errors import InputError
+from synth_pipeline.errors import InputError, PassingError
 from synth_pipeline.image_files import LARGEST_BYTES
 from synth_pipeline.inbox import DISK_FULL, Arrival, Inbox
 from synth_pipeline.not_photos import PassedOver
@@ -177,6 +177,10 @@ class _LeftError(Exception):
     """Why one file stays in the inbox, in words that name no file."""
 
 
+class _GoneError(Exception):
+    """Whoever brought a file took it back."""
+
+
 class _Take:
     """One file after another, each to its end."""
 
@@ -204,8 +208,8 @@ class _Take:
                 self._decide(arrival, class_id, staged, "linked" if is_linked else "")
                 if self.inbox.is_as_it_was(arrival):
                     self._remove(arrival)
-        except FileNotFoundError:
-            pass  # whoever brought it took it back
+        except _GoneError:
+            pass
         except _LeftError as left:
             staged.unlink(missing_ok=True)
             self._leave(arrival, class_id, str(left))
@@ -218,7 +222,7 @@ class _Take:
         try:
             self.inbox.fetch(arrival, staged)
         except FileNotFoundError:
-            raise
+            raise _GoneError from None
         except OSError as error:
             if error.errno in DISK_FULL - {errno.EROFS}:
                 raise _LeftError("is larger than the room that is left on the disk") from None
@@ -230,7 +234,7 @@ class _Take:
         try:
             self.inbox.remove(arrival)
         except FileNotFoundError:
-            raise
+            raise _GoneError from None
         except OSError as error:
             raise _LeftError(
                 f"was taken in, but cannot be removed from the inbox ({error.strerror})"
@@ -262,6 +266,10 @@ class _Take:
                 )
             except UnusablePhotoError as error:
                 reason = str(error)
+            except PassingError:
+                raise _LeftError(
+                    "cannot be decoded now, for want of memory or of the disk"
+                ) from None
             else:
                 outcome, reason, case_id = verdict.outcome, verdict.reason, verdict.case_id
         if outcome == "accepted":
@@ -282,7 +290,7 @@ class _Take:
             self.quarantine.keep(_held(known, arrival, class_id, "unusable", reason), None)
             try:
                 self._remove(arrival)
-            except FileNotFoundError:
+            except _GoneError:
                 return
             except _LeftError as left:
                 self._leave(arrival, class_id, str(left))

@@ -66,6 +66,7 @@ def report_node(study: Study, classes: Sequence[str], failed: Mapping[str, str])
                 case_counts=[
                     {
                         "class_id": name,
+                        "name": case_set.class_name(name),
                         "train": len(case_set.train(name)),
                         "faces": study.faces_in_photos(name).with_face,
                         "test": held_out[name],

@@ -38,7 +38,7 @@ class ReportInputs:
         config_yaml: the resolved configuration, fit to be shown.
         scores, comparisons, scale_changes, shifts, predictions: Parquet files of the study.
         ranking, copies, memorisation, selection: the same.
-        case_counts: class_id, train, faces (training photos with a face) and test for each class.
+        case_counts: class_id, name, train, faces (training photos with a face) and test of each.
         failed: class id to the sentence that says why it, or a photo of it, is not in the results.
         photo_sentences: class id to one line of text about training photos without a face, with
             several, or with one that had to be searched for.

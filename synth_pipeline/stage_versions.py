@@ -19,5 +19,5 @@ STAGE_VERSIONS = {
     "evaluation": 3,
     "scores": 4,
     "memorisation": 2,
-    "report": 5,
+    "report": 6,
 }

@@ -1,5 +1,6 @@
 """Class ids: each name its own, whatever letters it is written in, and the same tomorrow."""
 
+import ast
 import unicodedata
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from synth_pipeline.class_names import class_ids, normalised, printable, shown
+from synth_pipeline.export import card_environment
 
 LATIN1_BYTES = b"M\xfcller".decode("utf-8", "surrogateescape")
 NAMES = st.sampled_from(
@@ -91,3 +93,16 @@ def test_names_are_shown_as_written_and_only_what_is_no_text_as_bytes():
     assert printable(LATIN1_BYTES) == r"M\xfcller"
     assert printable("red\x1b[31m") == r"red\x1b[31m"
     printable(LATIN1_BYTES).encode()
+
+
+def test_cards_quote_names():
+    """A snippet is Python and a table has its columns, whatever the class is called."""
+    cards = card_environment()
+    for name in ('A & B; $(x) "y"', "a\\'b", "努南综合征", "{class_name}"):
+        told = cards.from_string("{{ name | literal }}").render(name=name)
+        assert ast.literal_eval(told) == name
+        assert "\\u" not in told
+    assert cards.from_string("{{ 'a|b <i>' | markdown }}").render() == r"a\|b \<i\>"
+    for template in ("adapter_card.md.j2", "dataset_card.md.j2", "classifier_card.md.j2"):
+        source = cards.loader.get_source(cards, template)[0]
+        assert '"{{ prompt }}"' not in source and "{{ row.name }}" not in source

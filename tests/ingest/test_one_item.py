@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from synth_pipeline import ingest
+from synth_pipeline.image_files import decode
 from synth_pipeline.quarantine import Held, Quarantine
 from tests.command_line import ROOT
 
@@ -67,6 +68,24 @@ def test_a_file_without_room_for_a_copy_stays_and_the_rest_goes_on(desk, monkeyp
         assert reasons(desk) == {"a/huge.jpg": "is larger than the room that is left on the disk"}
     assert desk.left() == ["a/huge.jpg"]
     assert len(desk.registry.entries) == 1
+
+
+def test_a_photo_that_takes_too_much_memory_stays_and_the_rest_goes_on(desk, monkeypatch):
+    """As where a photo of many pixels is larger than what is free."""
+    large = desk.drop("a/large.png").read_bytes()
+    desk.drop("b/two.png")
+
+    def short_of_memory(data):
+        if data == large:
+            raise MemoryError
+        return decode(data)
+
+    monkeypatch.setattr("synth_pipeline.photos.decode", short_of_memory)
+    done = desk.ingest()
+    assert (dict(done.accepted), dict(done.left)) == ({"b": 1}, {"a": 1})
+    assert desk.left() == ["a/large.png"]
+    monkeypatch.undo()
+    assert dict(desk.ingest().accepted) == {"a": 1}
 
 
 def test_persons_are_the_first_folder_below_the_class(desk):
