@@ -4,7 +4,6 @@ Real photos never do. The folder is written beside its place and moved there in 
 by its owner only: who else may have it is a decision, not a default.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,9 +39,9 @@ class Exported:
 
 
 def card_environment() -> jinja2.Environment:
-    """Jinja for the cards, with filters for names, which are what people call folders.
+    """Jinja for the cards, with a filter for names, which are what people call folders.
 
-    `literal` makes a string of Python, `markdown` keeps bars and brackets as they are.
+    `markdown` keeps bars and brackets as they are.
     """
     cards = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -52,7 +51,6 @@ def card_environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     cards.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    cards.filters["literal"] = lambda text: json.dumps(text, ensure_ascii=False)
     cards.filters["markdown"] = lambda text: re.sub(r"([\\|<>*`\[\]])", r"\\\1", text)
     return cards
 

@@ -21,6 +21,8 @@ _DASHES = {"synthetic": "-", "mixed": "--"}
 _COMPARED = ("-.", (0, (1, 1)))
 #: Up to so many classes the confusions' cells have room for a number.
 _NUMBERED = 40
+#: Longer ids would leave no room for the cells.
+_LONGEST_LABEL = 32
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "synth-pipeline",
@@ -132,8 +134,9 @@ def confusions(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
                 ink = "white" if share > 0.5 else "black"
                 axes.text(column, row, str(number), ha="center", va="center", fontsize=7, color=ink)
         size = max(3.5, min(8.0, 60 * cell_in))
-        axes.set_xticks(range(count), classes, rotation=90, fontsize=size)
-        axes.set_yticks(range(count), classes, fontsize=size)
+        names = [_shortened(name) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
         axes.set_xlim(-0.5, count - 0.5)
         axes.set_ylim(count - 0.5, -0.5)
         axes.set_aspect("equal")
@@ -143,6 +146,11 @@ def confusions(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
         axes.set_axisbelow(True)
         axes.grid(True, lw=0.3, alpha=0.4)
         return _svg(figure)
+
+
+def _shortened(name: str) -> str:
+    """A class's id with its end, which tells long ones apart."""
+    return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 11]}…{name[-10:]}"
 
 
 def _svg(figure: Figure) -> str:
