@@ -136,18 +136,21 @@ def _check_backbone(study: Study, stage: str, backbone: str, key: str) -> None:
     """
     from synth_pipeline import backbones
 
-    wanted = study.config.recognition.pretrained
+    wanted = study.config.recognition
     made = [manifest["parameters"] for manifest in study.store.manifests(stage)]
     used = [
         each
         for each in made
         if backbone in (each.get("backbone"), each.get(stage, {}).get("backbone"))
+        and wanted.size_px in (each.get("size_px"), each.get("recognition", {}).get("size_px"))
     ]
     # Only of a network that exists does timm say where its weights come from.
-    if used and backbones.weights_identity(backbone, wanted) in {u.get("weights") for u in used}:
-        return
-    backbones.check(backbone, wanted, key)
-    backbones.check_weights(backbone, wanted, key)
+    if used:
+        weights = backbones.weights_identity(backbone, wanted.pretrained)
+        if weights in {each.get("weights") for each in used}:
+            return
+    backbones.check(backbone, wanted.pretrained, key)
+    backbones.check_weights(backbone, wanted.pretrained, key, wanted.size_px)
 
 
 def warn_of_cut_prompts(study: Study, until: str) -> None:

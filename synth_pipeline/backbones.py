@@ -5,6 +5,8 @@ Each states the input normalisation it was made for. The paper's are `resnet152`
 """
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +100,12 @@ def check(name: str, pretrained: Pretrained, key: str = "recognition.backbones")
         raise InputError(f"{key}: timm has no model {name}{hint}")
 
 
-def check_weights(name: str, pretrained: Pretrained, key: str = "recognition.backbones") -> None:
+def check_weights(
+    name: str,
+    pretrained: Pretrained,
+    key: str = "recognition.backbones",
+    size_px: int | None = None,
+) -> None:
     """Make sure that a backbone's first weights can be had, and that a file's are its own.
 
     Downloads nothing; asks the hub once where its cache does not hold them.
@@ -107,23 +114,25 @@ def check_weights(name: str, pretrained: Pretrained, key: str = "recognition.bac
         name: of a backbone that `check` has passed.
         pretrained: which weights are wanted.
         key: of the configuration, for the message.
+        size_px: side of the pictures, which some networks have fixed.
 
     Raises:
-        InputError: they are neither cached nor can be downloaded, or the file is damaged or of
-            another network.
+        InputError: they are neither cached nor can be downloaded, the file is damaged or of
+            another network, or the pictures have a size that the network does not take.
     """
-    if not pretrained:
-        return
     import torch
 
-    path = _local_file(name, pretrained)
-    if path is None:
+    path = _local_file(name, pretrained) if pretrained else None
+    settings = _timm().get_pretrained_cfg(named(name).timm)
+    options = {} if size_px is None else _size_options(name, settings, size_px)
+    if options or path is not None:
+        # On this device a network has shapes and no content.
+        with torch.device("meta"), _size_errors(name, settings, size_px if options else None):
+            model = _timm().create_model(named(name).timm, pretrained=False, **options)
+        if path is not None:
+            backbone_weights.fitting(model, path, name, _classifier(model))
+    if pretrained and path is None:
         _check_published(name, key)
-        return
-    # On this device a network has shapes and no content.
-    with torch.device("meta"):
-        model = _timm().create_model(named(name).timm, pretrained=False)
-    backbone_weights.fitting(model, path, name, _classifier(model))
 
 
 def weights_identity(name: str, pretrained: Pretrained) -> str:
@@ -179,15 +188,12 @@ def create(  # type: ignore[no-untyped-def]
         _check_published(name, "recognition.pretrained")
     outputs = 0 if head == "se" else classes
     try:
-        model = timm.create_model(one.timm, pretrained=from_hub, num_classes=outputs, **options)
+        is_sized = "img_size" in options and not from_hub
+        with _size_errors(name, settings, size_px if is_sized else None):
+            model = timm.create_model(one.timm, pretrained=from_hub, num_classes=outputs, **options)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         if not from_hub:
-            if "img_size" not in options:
-                raise
-            raise InputError(
-                f"recognition.size_px: {name} does not take pictures of {size_px} pixels; "
-                f"{settings.input_size[1]} is what it was made for."
-            ) from None
+            raise
         raise _out_of_reach(name, "recognition.pretrained", type(error).__name__) from None
     if path is not None:
         backbone_weights.load(model, path, name, _classifier(model))
@@ -229,6 +235,20 @@ def _local_file(name: str, pretrained: Pretrained) -> Path | None:
     if not one.unpublished:
         stems = tuple(dict.fromkeys((*stems, one.architecture)))
     return backbone_weights.local_file(name, stems, pretrained, one.unpublished)
+
+
+@contextmanager
+def _size_errors(name: str, settings: Any, size_px: int | None) -> Iterator[None]:
+    """Say of a network that cannot be built for a size what it was made for."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError):
+        if size_px is None:
+            raise
+        raise InputError(
+            f"recognition.size_px: {name} does not take pictures of {size_px} pixels; "
+            f"{settings.input_size[1]} is what it was made for."
+        ) from None
 
 
 def _classifier(model: Any) -> tuple[str, ...]:

@@ -84,3 +84,27 @@ def test_a_folder_that_is_a_file_or_lacks_the_file(folder):
     assert "is a file; name a folder" in refused(folder / "pickled.pth")
     assert "there is no folder" in refused(folder / "nowhere")
     assert f"put them into {folder}" in refused(folder, "resnet18")
+
+
+def test_a_size_that_a_network_does_not_take_is_told_with_its_weights():
+    with pytest.raises(InputError, match=r"size_px: facenet does not take pictures of 48 pixels"):
+        backbones.check_weights("facenet", False, size_px=48)
+    backbones.check_weights("test_resnet", False, size_px=48)
+    backbones.check_weights("clip-vit-b32", False, size_px=96)
+
+
+def test_weights_of_another_size_of_a_network_with_a_fixed_one(folder):
+    """Their positions are of other places, and the training would have found it."""
+    weights = timm.create_model("test_vit").state_dict()
+    save_file(weights, folder / "test_vit.safetensors")
+    made_for = timm.get_pretrained_cfg("test_vit").input_size[1]
+    backbones.check_weights("test_vit", str(folder), size_px=made_for)
+    checks = (
+        lambda: backbones.check_weights("test_vit", str(folder), size_px=2 * made_for),
+        lambda: backbones.create(
+            "test_vit", classes=3, pretrained=str(folder), dropout=0.0, size_px=2 * made_for
+        ),
+    )
+    for check in checks:
+        with pytest.raises(InputError, match="of another shape"):
+            check()

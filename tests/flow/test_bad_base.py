@@ -68,3 +68,9 @@ def test_a_hub_that_does_not_answer(refused, monkeypatch):
         "recognition.pretrained=true", "recognition.backbones=[test_vit]"
     )
     assert "nor can it be downloaded" in refused("dreambooth.base_model=nobody/nothing-here")
+
+
+def test_a_size_that_a_backbone_does_not_take(refused):
+    assert "facenet does not take pictures of 48 pixels" in refused(
+        "recognition.backbones=[facenet]"
+    )
