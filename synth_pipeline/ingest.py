@@ -7,7 +7,6 @@ killed anywhere is followed by one that finds the file again, knows it by its ha
 import contextlib
 import errno
 import hashlib
-import os
 import shutil
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from synth_pipeline.class_names import is_text, printable
 from synth_pipeline.config import StudyConfig
+from synth_pipeline.disk_errors import sentence_of
 from synth_pipeline.errors import InputError, PassingError
 from synth_pipeline.image_files import LARGEST_BYTES
 from synth_pipeline.inbox import DISK_FULL, Arrival, Inbox
@@ -349,9 +349,7 @@ def _disk_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise InputError(
-                f"{folder} or the quarantine cannot be written ({os.strerror(error.errno)}); "
-                "make room and run again: what is not registered is still in the inbox."
-            ) from None
-        raise
+        told = sentence_of(error, f"{folder} or the quarantine")
+        if told is None:
+            raise
+        raise type(told)(f"{told} What is not registered is still in the inbox.") from None

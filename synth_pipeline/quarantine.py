@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from synth_pipeline.disk_errors import sentence_of
 from synth_pipeline.errors import InputError
 from synth_pipeline.json_files import parse_object
 from synth_pipeline.store import canonical_json, fsync, write_in_one_step
@@ -63,6 +64,7 @@ class Quarantine:
         """Hold the quarantine, and remove what a killed process left half-copied in it.
 
         Raises:
+            DiskError: there is no room.
             InputError: another process holds it, or the folder cannot be written.
         """
         try:
@@ -83,8 +85,11 @@ class Quarantine:
             raise InputError(
                 f"Another process is writing to the quarantine {self.folder}; wait for it."
             ) from None
-        except PermissionError:
-            raise InputError(f"The quarantine {self.folder} cannot be written.") from None
+        except OSError as error:
+            told = sentence_of(error, f"The quarantine {self.folder}")
+            if told is None:
+                raise
+            raise told from None
 
     def held(self) -> list[Held]:
         """Everything that was set aside, the oldest first.

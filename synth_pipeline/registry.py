@@ -28,6 +28,7 @@ from PIL import Image
 from synth_pipeline import likeness
 from synth_pipeline.cases import case_id_of
 from synth_pipeline.class_names import marked_id, short_id, shown
+from synth_pipeline.disk_errors import sentence_of
 from synth_pipeline.errors import InputError
 from synth_pipeline.json_files import parse_object
 from synth_pipeline.near_duplicates import SAME_BITS, SAME_PIXELS
@@ -126,6 +127,7 @@ class Registry:
         """Hold the registry; the kernel frees it however the process ends.
 
         Raises:
+            DiskError: there is no room.
             InputError: another process holds it, or the folder cannot be written.
         """
         try:
@@ -142,8 +144,11 @@ class Registry:
             raise InputError(
                 f"Another process is adding to the case registry {self.folder}; wait for it."
             ) from None
-        except PermissionError:
-            raise InputError(f"The case registry {self.folder} cannot be written.") from None
+        except OSError as error:
+            told = sentence_of(error, f"The case registry {self.folder}")
+            if told is None:
+                raise
+            raise told from None
 
     def image(self, entry: Entry) -> Path:
         """Where the sanitised photo of a case lies."""
