@@ -236,6 +236,15 @@ def show_progress() -> None:
     logger.addHandler(handler)
 
 
+def _tell_of_the_photos(study: Study, classes: Sequence[str]) -> None:
+    """Print which classes have photos without a face, or with several."""
+    sentences = study.photo_sentences(classes)
+    for class_id, sentence in sorted(sentences.items()):
+        print(f"class {class_id}: {sentence}")
+    if sentences and study.config.cases.format not in ("phantom", "registry"):
+        print("`synth-pipeline cases check` with the same configuration names these photos.")
+
+
 def _tell_the_end(study: Study, result: Any, took_s: float) -> int:
     counts = f"{result['executed']} stages run, {result['cached']} cached"
     print(f"\n{study.config.name}: {counts}, {took_s:.0f} s")
@@ -243,8 +252,7 @@ def _tell_the_end(study: Study, result: Any, took_s: float) -> int:
 
     made = open_study(str(study.root), study.config.name)
     if result["until"] != "cases":
-        for class_id, sentence in sorted(made.photo_sentences(result["classes"]).items()):
-            print(f"class {class_id}: {sentence}")
+        _tell_of_the_photos(made, result["classes"])
     if result["until"] == "report":
         from synth_pipeline import history
         from synth_pipeline.publishing import headline, public_config, shortage

@@ -115,6 +115,8 @@ def look_for_faces(
         out_dir=folder,
         class_id="",
         real_photos=False,
+        # As a run does, for which a class without a face is an error.
+        search=True,
     )
     table = pq.read_table(folder / "landmarks.parquet", columns=["found", "faces"])
     with_face = dict.fromkeys(sorted(class_id for _, _, class_id, _ in photos), 0)

@@ -50,6 +50,7 @@ def run(
     out_dir: Path,
     class_id: str,
     real_photos: bool,
+    search: bool | None = None,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, float]:
@@ -65,9 +66,9 @@ def run(
         model: `face_landmarker.task`.
         out_dir: an empty folder.
         class_id: for the message.
-        real_photos: small and turned faces are searched for, the detector's confidence is kept,
-            and a class of photos without any face is an error; of synthetic images it is only a
-            fact.
+        real_photos: the detector's confidence is kept, and a class of photos without any face is
+            an error; of synthetic images it is only a fact.
+        search: for small and turned faces too; by default in real photos.
         workers: processes that look for faces; one for each core by default.
         progress: told after each image.
 
@@ -90,7 +91,7 @@ def run(
             model,
             paths,
             confidence=real_photos,
-            search=real_photos,
+            search=real_photos if search is None else search,
             workers=workers or _workers_for(len(images)),
             names=[f"image {image_id} of class {class_id}" for image_id in ids],
         ) as seen,

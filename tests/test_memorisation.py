@@ -86,6 +86,14 @@ def test_without_held_out_photos_or_faces_nothing_is_said(measure, phantom_files
     assert all(row["score"] is None for row in rows.values())
 
 
+def test_photos_with_a_face_are_counted_where_no_image_shows_one(measure, phantom_files):
+    done, rows = measure(lambda own, control: [Image.new("RGB", (64, 64))])
+    assert done == {}
+    for name in phantom_files:
+        counts = {kind: rows[name][kind] for kind in ("images", "training", "held_out", "score")}
+        assert counts == {"images": 0, "training": 3, "held_out": 3, "score": None}
+
+
 def test_the_score_is_a_share_of_triples_whatever_their_number():
     rng = np.random.default_rng(0)
     training, held_out = rng.random((40, 3)), rng.random((40, 9))
