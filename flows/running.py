@@ -241,7 +241,7 @@ def _tell_of_the_photos(study: Study, classes: Sequence[str]) -> None:
     sentences = study.photo_sentences(classes)
     for class_id, sentence in sorted(sentences.items()):
         print(f"class {class_id}: {sentence}")
-    if sentences and study.config.cases.format not in ("phantom", "registry"):
+    if sentences and study.config.cases.format != "phantom":
         print("`synth-pipeline cases check` with the same configuration names these photos.")
 
 
