@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from synth_pipeline.base_model import check_networks, resolve_base
 from synth_pipeline.cost_model import base_cost
@@ -113,3 +114,25 @@ def test_pickles_are_converted_by_the_command(copied, tiny_base):
 def _pickled(file: Path) -> Path:
     stem = "pytorch_model" if file.stem == "model" else file.stem
     return file.with_name(f"{stem}.bin")
+
+
+def test_names_of_older_libraries_are_understood(copied, tiny_base):
+    """As most repositories of Stable Diffusion 1.5's relatives still have them."""
+    (vae,) = (copied / "vae").glob("*.safetensors")
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, value in load_file(vae).items():
+        for now, then in old.items():
+            name = name.replace(f".{now}.", f".{then}.")
+        renamed[name] = value
+    assert any(".proj_attn." in name for name in renamed)
+    save_file(renamed, vae)
+    (text,) = (copied / "text_encoder").glob("*.safetensors")
+    renamed = {
+        f"text_model.{name.removeprefix('text_model.')}": value
+        for name, value in load_file(text).items()
+    }
+    position = "text_model.embeddings.position_ids"
+    save_file({**renamed, position: torch.arange(4)[None]}, text)
+    check_networks(resolve_base(str(copied)), str(copied))
+    assert_equal(state(copied), state(tiny_base))
