@@ -15,6 +15,7 @@ Import of the cases, keys, store, tasks, flows and Prefect are the real ones
 - `headroom`: the smallest of limit over measured.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -34,9 +35,17 @@ CLASSES, IMAGES = 103, 100
 
 def first_run(root: Path, config: Path) -> dict[str, float]:
     """Run the study once, and as many empty tasks, in this process."""
-    from flows.environment import prepare
+    from flows import own_server
 
-    prepare(root)
+    own = own_server.OwnServer(root)
+    # The study's tasks and the empty ones go to one server.
+    own_server.OwnServer = lambda root: contextlib.nullcontext(own)  # type: ignore
+    with own:
+        own.ready()
+        return _measured(root, config)
+
+
+def _measured(root: Path, config: Path) -> dict[str, float]:
     # Whatever a study trains with needs it, and loading it takes seconds.
     import timm  # noqa: F401
     from prefect import flow, task

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.interrupts import interrupts
 from flows.root_folder import only_for_us
 from flows.surroundings import bypass_proxies_here
 from synth_pipeline import __version__
@@ -32,32 +33,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(options, "root"):
         only_for_us()
     bypass_proxies_here()
-    try:
-        _check_root(getattr(options, "root", Path()))
-        if hasattr(options, "config"):
-            options.config = _found(options.config)
-        done = options.command(options)
-        sys.stdout.flush()
-        return done
-    except BrokenPipeError:
+    # No process that is started, by whatever library, imports modules of the current folder, which
+    # an empty entry means, too.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+    def last_words(sentence: str) -> None:
+        print(f"\nsynth-pipeline: {sentence}", file=sys.stderr, flush=True)
+
+    with interrupts(last_words, f"stopped; {options.stopped}") as stopped:
+        try:
+            _check_root(getattr(options, "root", Path()))
+            if hasattr(options, "config"):
+                options.config = _found(options.config)
+            code = options.command(options)
+            sys.stdout.flush()
+        except BaseException as error:
+            # Whatever a signal has become on its way here.
+            if stopped.happened:
+                stopped.end_now()
+            code = _exit_code(error, options)
+        if stopped.happened and code in (FAILED, WRONG_INPUT):
+            stopped.end_now()
+        return code
+
+
+def _exit_code(error: BaseException, options: argparse.Namespace) -> int:
+    """What a command's error means, which is said if it is one of ours; others are raised."""
+    if isinstance(error, BrokenPipeError):
         # Whoever read the output has enough (`| head`). Python must not flush it again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except InputError as error:
+    if isinstance(error, SynthPipelineError):
         print(f"synth-pipeline: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except SynthPipelineError as error:
-        print(f"synth-pipeline: {error}", file=sys.stderr)
-        return FAILED
-    except Exception as error:
-        told = sentence_of(error, _place_of(error, options))
-        if told is None:
-            raise
-        print(f"synth-pipeline: {told}", file=sys.stderr)
-        return WRONG_INPUT if isinstance(told, InputError) else FAILED
-    except KeyboardInterrupt:
-        print("\nsynth-pipeline: stopped; run the same command to go on.", file=sys.stderr)
-        return 130
+        return WRONG_INPUT if isinstance(error, InputError) else FAILED
+    told = sentence_of(error, _place_of(error, options)) if isinstance(error, Exception) else None
+    if told is None:
+        raise error
+    print(f"synth-pipeline: {told}", file=sys.stderr)
+    return WRONG_INPUT if isinstance(told, InputError) else FAILED
 
 
 def _place_of(error: Exception, options: argparse.Namespace) -> str:
@@ -132,6 +147,12 @@ def _phantom(options: argparse.Namespace) -> int:
     return command[options.action](options)
 
 
+# What a command leaves that is ended by a signal, and how to go on.
+_GOES_ON = "what is finished is kept, and the same command goes on from there."
+_BEGINS_AGAIN = "nothing half-made is kept, and the same command begins again."
+_READS = "nothing was changed, and the same command begins again."
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="synth-pipeline",
@@ -140,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "3 finished, but some classes failed or lost photos.",
     )
     parser.add_argument("--version", action="version", version=f"synth-pipeline {__version__}")
+    parser.set_defaults(stopped=_GOES_ON)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _study_command(commands, "run", "run a study; what is unchanged is not run again", _run)
@@ -152,13 +174,17 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     plan = _study_command(commands, "plan", "say what is cached, what would run, and why", _plan)
+    plan.set_defaults(stopped=_READS)
     plan.add_argument("--why", metavar="CLASS", help="only the rows of this class")
 
     cases = commands.add_parser("cases", help="real photos: import, check, list, ingest")
     actions = cases.add_subparsers(required=True, dest="action", metavar="ACTION")
     _study_command(actions, "import", "sanitise, register and split the photos", _cases)
-    _study_command(actions, "check", "look at every photo; write nothing", _cases)
-    _study_command(actions, "list", "classes with their numbers of photos", _cases)
+    for name, text in (
+        ("check", "look at every photo; write nothing"),
+        ("list", "classes with their numbers of photos"),
+    ):
+        _study_command(actions, name, text, _cases).set_defaults(stopped=_READS)
 
     ingest = _study_command(actions, "ingest", "take new photos out of an inbox", _cases)
     ingest.add_argument("--inbox", metavar="DIR", help="folder or s3://...; default: cases.inbox")
@@ -175,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     export = _study_command(
         commands, "export", "synthetic images, adapters and classifiers, with cards", _export
     )
+    export.set_defaults(stopped=_BEGINS_AGAIN)
     export.add_argument("folder", type=_path, metavar="DIR", help="to be made; never overwritten")
     export.add_argument(
         "--images", action="store_true", help="with a face and no copies; loads in `datasets`"
@@ -212,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--root", type=_path, default=Path("results"), metavar="DIR", help="default: ./results"
     )
-    up.set_defaults(command=_up)
+    up.set_defaults(command=_up, stopped=_BEGINS_AGAIN)
 
     doctor = commands.add_parser("doctor", help="what is missing on this machine, and its mending")
     doctor.add_argument("--fetch", action="store_true", help="download the landmark model")
@@ -223,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="whose server is examined",
     )
-    doctor.set_defaults(command=_doctor)
+    doctor.set_defaults(command=_doctor, stopped=_BEGINS_AGAIN)
 
     phantom = commands.add_parser("phantom", help="procedural faces and the embedded base model")
     actions = phantom.add_subparsers(required=True, dest="action", metavar="ACTION")
@@ -236,9 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--test-per-class", type=int, metavar="N", help="held-out; default: 20")
     made.add_argument("--size-px", type=int, metavar="N", help="width and height; default: 256")
     made.add_argument("--seed", type=int, metavar="N", help="same seed, same bytes; default: 0")
-    made.set_defaults(command=_phantom)
+    made.set_defaults(command=_phantom, stopped=_BEGINS_AGAIN)
     terms = actions.add_parser("terms", help="the HPO terms that phantoms can show")
-    terms.set_defaults(command=_phantom)
+    terms.set_defaults(command=_phantom, stopped=_READS)
     trained = actions.add_parser("train-base", help="train the embedded base model, or go on")
     trained.add_argument("folder", type=_path, metavar="DIR", help="the pipeline's folder to write")
     trained.add_argument("--work-dir", type=_path, required=True, help="checkpoints and renders")

@@ -24,7 +24,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed, State
 
-from flows.at_work import lay_probe
+from flows.at_work import in_a_deployment, lay_probe
 from flows.lease import Watch, lease_path
 from flows.server import GPU_POOL
 from flows.states import UNUSABLE
@@ -112,7 +112,8 @@ class Dispatcher:
                     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
                         if _is_our_fault(error):
                             raise
-                        if not silent:
+                        # On the command line this is told sooner (flows/server_watch.py).
+                        if not silent and in_a_deployment():
                             logger.warning("the Prefect server does not answer; waiting for it")
                         silent = True
                     if todo:

@@ -23,14 +23,15 @@ _NEEDLESS = (
 )
 
 
-def prepare(root: Path, server: Server | None = None) -> None:
+def prepare(root: Path, server: Server | None = None, *, own: bool = False) -> None:
     """Set the process's environment for a study under `root`.
 
     Must run before `prefect`, `huggingface_hub`, `transformers` or `diffusers` is imported.
 
     Args:
         root: of the study.
-        server: the one to use; none for Prefect's temporary one.
+        server: the one to use; none where nothing is told to Prefect.
+        own: it serves this run alone, and ends with it.
     """
     home = root / "prefect"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,24 +54,22 @@ def prepare(root: Path, server: Server | None = None) -> None:
         # Our own lines reach the run's page; the terminal gets them from us, once.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "synth_pipeline",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        # A first start creates the database, which takes a while on a busy machine.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        # Where the server is away, its client's threads tell of each event that they cannot send.
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         # One write for many states. One for each, as by default, locks SQLite against the flow: the
         # server answers 503, and the client waits two seconds, five to eight times in a short run.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     }
-    # The temporary server serves one run in this process: it schedules nothing, and has no workers
-    # to look after. So these services are off.
     if server:
         os.environ["PREFECT_API_URL"] = server.url
         if server.secret:
             os.environ["PREFECT_API_AUTH_STRING"] = server.secret
         # One that is started again is waited for, some eight minutes.
         defaults["PREFECT_CLIENT_MAX_RETRIES"] = "8"
-    else:
-        defaults["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
+    if own:
+        # It schedules nothing, and has no workers to look after. So these services are off.
         defaults |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NEEDLESS}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -1,9 +1,13 @@
-"""Prefect's server, whose pages ask nothing of any other address.
+"""Prefect's server, whose pages ask nothing of any other address, and which no other page asks.
 
 Prefect's new dashboard asks an analytics company's address on every page, the login page too, even
 with `PREFECT_SERVER_ANALYTICS_ENABLED=false`; no setting switches that off. The pages of the API's
 reference load scripts from outside. So every reply carries a Content-Security-Policy, by which the
 visitor's browser forbids it (docs/decisions/0021).
+
+A web page elsewhere can have its own name point to this machine (DNS rebinding): its browser then
+takes the server for the page's own. So a server on the loopback interface answers only requests
+that name that interface as their host (docs/decisions/0020).
 
     python -m flows.guarded_server --host 127.0.0.1 --port 4200
 
@@ -14,6 +18,9 @@ import argparse
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+#: How the loopback interface is called in a request.
+LOOPBACK = ("127.0.0.1", "localhost")
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -75,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Prefect's server, with a guard before its pages.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=4200)
+    parser.add_argument("--fd", type=int, help="a socket that listens already, on 127.0.0.1")
     parser.add_argument(
         "--no-services", action="store_true", help="the scheduler and others run elsewhere"
     )
@@ -83,17 +91,23 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     settings = get_current_settings().server
     app = create_app(final=True, webserver_only=options.no_services)
+    if options.fd is not None or options.host in LOOPBACK:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
     uvicorn.run(
         guarded(app, settings.ui.api_url),
         host=options.host,
         port=options.port,
+        fd=options.fd,
         timeout_keep_alive=settings.api.keepalive_timeout,
         ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout,
         log_level=settings.logging_level.lower(),
+        # A dashboard that is open in a browser never closes its connection by itself.
+        timeout_graceful_shutdown=1,
     )
 
 

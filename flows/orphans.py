@@ -1,8 +1,8 @@
-"""No server is left behind when a run is killed: Prefect's temporary one ends with it.
+"""No process is left behind when a run is killed: what it has started ends with it.
 
-Prefect stops its temporary server when the interpreter ends in peace. After `kill -9`, or when the
-kernel is out of memory, it would stay for ever. So a small process waits at a pipe that the kernel
-closes however the run ends, and then ends what carries the run's mark in its environment.
+A run that ends in order stops its own server. After `kill -9`, or when the kernel is out of memory,
+that would stay for ever. So a small process waits at a pipe that the kernel closes however the run
+ends, and then ends what carries the run's mark in its environment.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from pathlib import Path
 
 _MARK = "SYNTH_PIPELINE_RUN"
 
-#: From the polite signal to the other one.
-_GRACE_S = 15.0
+#: From the polite signal to the other one, after a run was killed, and at the end of `up`.
+_GRACE_S, _LAST_GRACE_S = 15.0, 1.0
 
 # Runs alone, without site packages: it starts in 20 ms and holds 10 MB.
 _WATCH = f"""
@@ -45,7 +45,7 @@ if sys.argv[2] == "wait":
     sys.stdin.buffer.read()
 mark = ("{_MARK}=" + sys.argv[1]).encode()
 end(signal.SIGTERM)
-patience = time.monotonic() + {_GRACE_S}
+patience = time.monotonic() + float(sys.argv[3])
 while time.monotonic() < patience and list(marked()):
     time.sleep(0.1)
 end(signal.SIGKILL)
@@ -63,7 +63,7 @@ def ended_with_us() -> Iterator[str]:
         yield mark
         return
     watcher = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WATCH, mark, "wait"],
+        [sys.executable, "-I", "-S", "-c", _WATCH, mark, "wait", str(_GRACE_S)],
         stdin=subprocess.PIPE,
         # Ctrl-C goes to the whole group, and the watcher must outlive us.
         start_new_session=True,
@@ -72,7 +72,7 @@ def ended_with_us() -> Iterator[str]:
     try:
         yield mark
     finally:
-        # Before the pipe closes: at a peaceful end Prefect stops its server itself.
+        # Before the pipe closes: what was started has been stopped in order.
         watcher.kill()
         watcher.communicate()
         del os.environ[_MARK]
@@ -81,4 +81,5 @@ def ended_with_us() -> Iterator[str]:
 def end_the_rest(mark: str) -> None:
     """End what still carries a mark: the runs of a worker that was stopped, for instance."""
     if Path("/proc/self").is_dir():
-        subprocess.run([sys.executable, "-I", "-S", "-c", _WATCH, mark, "now"], check=False)
+        last = (mark, "now", str(_LAST_GRACE_S))
+        subprocess.run([sys.executable, "-I", "-S", "-c", _WATCH, *last], check=False)

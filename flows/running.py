@@ -30,9 +30,11 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     from flows.environment import prepare
     from flows.locking import only_run
     from flows.orphans import ended_with_us
+    from flows.own_server import OwnServer
     from flows.root_folder import check_root, open_root
     from flows.run_history import set_aside_if_unusable
     from flows.server import ready_server
+    from flows.server_watch import watched
     from flows.surroundings import check_proxies, import_prefect
 
     check_proxies()
@@ -43,38 +45,39 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     preflight(study, until)
     study.store.check()
     warn_of_cut_prompts(study, until)
-    server = ready_server(root) if config.engine == "workers" else None
+    shared = ready_server(root) if config.engine == "workers" else None
     begun_s = time.monotonic()
-    with only_run(study.folder), ended_with_us():
+    with only_run(study.folder), ended_with_us(), contextlib.ExitStack() as stack:
         swept = open_root(root, config.name) + study.store.sweep()
-        if server is None:
+        if shared is None:
             set_aside_if_unusable(root / "prefect")
         else:
-            whose = "PREFECT_API_URL" if server.named else f"`synth-pipeline up --root {root}`"
-            print(f"Prefect server: {server.url} (of {whose})", flush=True)
+            whose = "PREFECT_API_URL" if shared.named else f"`synth-pipeline up --root {root}`"
+            print(f"Prefect server: {shared.url} (of {whose})", flush=True)
         _lay_down(study, config)
-        prepare(root, server)
+        if shared:
+            prepare(root, shared)
+            stack.enter_context(watched(shared))
+        else:
+            own = stack.enter_context(OwnServer(root))
         show_progress()
         if swept:
             logging.getLogger("synth_pipeline").info(
                 "removed %d half-made files and folders that killed commands left", swept
             )
         import_prefect(root / "prefect")
-        if server is None:
-            # Here, and not when the first client wants it: its folder has no settings of others.
-            from prefect.server.api.server import SubprocessASGIServer
-
-            with contextlib.chdir(root / "prefect"):
-                SubprocessASGIServer().start()
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.study import study as study_flow
         from tasks.untold import sentence_of
 
         _tell_the_cost(root, config, until)
+        if not shared:
+            own.ready()
+            stack.enter_context(watched(own.server, own.revive))
         # Nobody watches the heart of a flow on a server of its own, and to end its beating takes up
         # to a second a flow: a minute in a study of 103 classes.
-        beat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30 if server else None}
+        beat = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30 if shared else None}
         with temporary_settings(beat), _room_for_the_account(root / PREFECT):
             state = study_flow(str(root), config.name, until, return_state=True)
     if not state.is_completed():

@@ -7,20 +7,17 @@ Everything listens on the loopback interface only, wants a secret, and is stoppe
 import contextlib
 import json
 import os
-import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import httpx
-
+from flows import own_server
 from flows.cards import Card, cards, shared_out
 from flows.server import CPU_POOL, GPU_POOL, Server, server_file
 from synth_pipeline.errors import InputError, StageError
@@ -31,8 +28,8 @@ from synth_pipeline.store import write_in_one_step
 #: Where our packages are imported from.
 HOME = Path(__file__).parent.parent
 _PORT = 4200
-#: The first start creates the database, which takes a while on a busy machine.
-_START_S, _STOP_S = 180.0, 20.0
+#: Together less than the whole command has to end (flows/interrupts.py).
+_WORKERS_STOP_S, _SERVER_STOP_S = 3.0, 1.5
 #: A worker that ends by itself is started again, but not in a circle.
 _RESTART_S = 5.0
 
@@ -57,7 +54,8 @@ class Child:
         """Start it in a session of its own: Ctrl-C comes to us, and we stop it in order."""
         with self._log(logs) as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *self.arguments],
+                # No module of the folder that the command was given in is imported.
+                [sys.executable, "-P", "-m", *self.arguments],
                 env={**os.environ, **self.more},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -71,17 +69,6 @@ class Child:
     def ended(self) -> bool:
         """Whether it has come to its end."""
         return self.process is None or self.process.poll() is not None
-
-    def stop(self) -> None:
-        """Ask it to end, and wait for that; whoever does not listen is killed."""
-        if self.process is None or self.ended():
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
     def _log(self, logs: Path) -> IO[bytes]:
         handle = os.open(
@@ -115,20 +102,21 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
     check_root(root)
     found = cards()
     places = shared_out(found, workers, slots)
-    with only_one_stack(root), _ctrl_c_for_both(), ended_with_us() as mark:
+    with only_one_stack(root), ended_with_us() as mark:
         open_root(root)
         # What a killed stack left says nothing about this one.
         server_file(root).unlink(missing_ok=True)
         set_aside_if_unusable(root / "prefect")
         server = Server(f"http://127.0.0.1:{_free_port()}/api", _secret(root))
         prepare(root, server)
-        _serve_only_us(server, root)
+        _set_the_rest(server, root)
         logs = root / "prefect" / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
         children = [_server_child(server)]
         try:
             children[0].start(logs)
-            _wait_until_it_answers(server, children[0], logs)
+            assert children[0].process is not None
+            own_server.wait_until_it_answers(server, children[0].process, logs / "server.log")
             # It copies its pages with the modes that they have in the package.
             make_private(root)
             # Only its owner reads such a file, from its first byte on.
@@ -139,15 +127,15 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
             children += _worker_children(places, slots)
             for child in children[1:]:
                 child.start(logs)
-            _tell(server, root, places, slots)
-            _keep_up(children, logs)
-        except KeyboardInterrupt:
+            with contextlib.suppress(KeyboardInterrupt):
+                _tell(server, root, places, slots)
+                _keep_up(children, logs)
             print("\nstopping ...", flush=True)
         finally:
             server_file(root).unlink(missing_ok=True)
             # The server goes last, so that the workers can tell it how their runs ended.
-            for child in reversed(children):
-                child.stop()
+            _stop(children[1:], _WORKERS_STOP_S)
+            _stop(children[:1], _SERVER_STOP_S)
             end_the_rest(mark)
     return 0
 
@@ -159,19 +147,29 @@ def _check_deployments() -> None:
             raise InputError(f"{path} is missing; install synth-pipeline again.")
 
 
+def _stop(children: Sequence[Child], patience_s: float) -> None:
+    """Ask all to end, and wait for that; whoever does not listen is killed."""
+    living = [child.process for child in children if child.process and not child.ended()]
+    for process in living:
+        process.terminate()
+    deadline_s = time.monotonic() + patience_s
+    for process in living:
+        try:
+            process.wait(max(deadline_s - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 def _server_child(server: Server) -> Child:
     port = server.url.rsplit(":", 1)[1].removesuffix("/api")
     return Child("server", ("flows.guarded_server", "--host", "127.0.0.1", "--port", port))
 
 
-def _serve_only_us(server: Server, root: Path) -> None:
-    """The server's settings, which its workers also see but do not use."""
-    assert server.secret is not None
+def _set_the_rest(server: Server, root: Path) -> None:
+    """The settings of the server, which its workers also see but do not use, and theirs."""
     os.environ.update(
-        PREFECT_SERVER_API_AUTH_STRING=server.secret,
-        PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED="true",
-        # Only the dashboard, which comes from the server itself.
-        PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS=server.url.removesuffix("/api"),
+        own_server.closed(server),
         PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT="false",
         # By default the dashboard's files are written into the installed package.
         PREFECT_SERVER_UI_STATIC_DIRECTORY=str(root / "prefect" / "dashboard"),
@@ -190,7 +188,7 @@ def _furnish(root: Path) -> None:
 
     furnish()
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
         + ["--prefect-file", str(PREFECT_YAML)],
         cwd=root / "prefect",
         capture_output=True,
@@ -251,27 +249,11 @@ def _keep_up(children: list[Child], logs: Path) -> None:
                 child.start(logs)
 
 
-def _wait_until_it_answers(server: Server, child: Child, logs: Path) -> None:
-    deadline_s = time.monotonic() + _START_S
-    while time.monotonic() < deadline_s:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{server.url}/health", timeout=5, trust_env=False).status_code == 200:
-                return
-        if child.ended():
-            break
-        time.sleep(0.2)
-    log = logs / f"{child.name}.log"
-    raise StageError(f"The Prefect server did not start; see {log}: {_last_line(log.read_text())}")
-
-
 def _free_port() -> int:
     """4200, which Prefect's people know, or any that is free."""
     for port in (_PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return probe.getsockname()[1]
+        with contextlib.suppress(OSError), own_server.listening(port) as listener:
+            return listener.getsockname()[1]
     raise InputError("No port is free on 127.0.0.1.")
 
 
@@ -280,22 +262,8 @@ def _secret(root: Path) -> str:
     path = root / "prefect" / "secret"
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_in_one_step(path, f"synth:{secrets.token_urlsafe(24)}\n".encode())
+        write_in_one_step(path, f"{own_server.new_secret()}\n".encode())
     return path.read_text().strip()
-
-
-@contextlib.contextmanager
-def _ctrl_c_for_both() -> Iterator[None]:
-    """A polite `kill` ends the stack like Ctrl-C."""
-
-    def interrupted(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _last_line(text: str) -> str:

@@ -61,7 +61,13 @@ class FaceMesh:
 
     def __init__(self, worker: ThreadPoolExecutor, model: Path) -> None:
         self.worker = worker
-        self._landmarker, self._detector, self._image = worker.submit(_models, model).result()
+        loading = worker.submit(_models, model)
+        try:
+            self._landmarker, self._detector, self._image = loading.result()
+        except KeyboardInterrupt:
+            # The thread goes on; what it loads is freed like the others.
+            worker.submit(lambda: _close(*loading.result()[:2]))
+            raise
 
     def find(self, pixels_HWC: np.ndarray, *, search: bool = True) -> Face | None:
         """The largest face of a picture, or none; waits for the thread.
@@ -98,9 +104,7 @@ class FaceMesh:
 
     def close(self) -> None:
         """Free the models, by hand: left to the interpreter's end, they print a traceback."""
-        with _quiet():
-            for model in (self._landmarker, self._detector):
-                self.worker.submit(model.close).result()
+        self.worker.submit(_close, self._landmarker, self._detector).result()
 
     def _first_look(self, pixels_HWC: np.ndarray) -> tuple[Any, list[np.ndarray]]:
         """The picture in which faces were found, and their points in pixels of `pixels_HWC`."""
@@ -220,6 +224,12 @@ def _models(model: Path) -> tuple[Any, Any, Callable[[np.ndarray], Any]]:
         for each in (landmarker, detector) * _PICTURES_FOR_NOTICES:
             each.detect(image(np.zeros((64, 64, 3), np.uint8)))
     return landmarker, detector, image
+
+
+def _close(*models: Any) -> None:
+    with _quiet():
+        for model in models:
+            model.close()
 
 
 @contextmanager

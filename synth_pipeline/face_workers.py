@@ -225,13 +225,12 @@ class _Worker:
             raise _DeathError(f"got no pipe ({error.strerror})", False) from None
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _BEGIN, str(model), str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _BEGIN, str(model), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                # It finds this package as we did, from a notebook too.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**os.environ, "PYTHONPATH": _module_path()},
             )
         except OSError as error:
             self.connection.close()
@@ -281,6 +280,15 @@ class _Worker:
         if code < 0:
             return f"crashed ({signal.Signals(-code).name})"
         return f"ended with the code {code}" if code else ""
+
+
+def _module_path() -> str:
+    """Where a worker finds its modules: where we do, but not in the current folder.
+
+    An empty entry means that folder (in a notebook, or after `python -c`), in which a file may be
+    called like a module. This package may have been found through it, so its place is named.
+    """
+    return os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[1])])
 
 
 _IDLE: list[_Worker] = []

