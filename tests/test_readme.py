@@ -140,18 +140,9 @@ def test_phantoms_are_made(walk, tmp_path):
 def test_no_command_escapes_the_walk():
     walked = (
         "make ",
-        "synth-pipeline cases check",
-        "synth-pipeline plan",
-        "synth-pipeline phantom",
+        "synth-pipeline cases check configs/faces.yaml",
+        "synth-pipeline plan configs/faces.yaml",
+        "synth-pipeline run configs/faces.yaml",
+        "synth-pipeline phantom make",
     )
-    elsewhere = {
-        # tests/engine starts Prefect servers and looks at what they show.
-        "PREFECT_HOME=results/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false "
-        "prefect server start --host 127.0.0.1",
-    }
-    left = {
-        line
-        for line in shell_lines()
-        if not line.startswith((*walked, "synth-pipeline run configs/faces.yaml"))
-    }
-    assert left <= elsewhere
+    assert not [line for line in shell_lines() if not line.startswith(walked)]
