@@ -107,7 +107,7 @@ def preflight(study: Study, until: str) -> None:
         )
     if reach >= STAGES.index("training") and (why := none_held_out(study)):
         raise InputError(why)
-    if reach >= STAGES.index("landmarks") or study.config.cases.format == "phantom":
+    if reach >= STAGES.index("landmarks") or study.config.cases.format != "registry":
         _ = study.landmark_model
     if reach >= STAGES.index("dreambooth"):
         study.check_base()

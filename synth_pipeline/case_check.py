@@ -73,7 +73,14 @@ def run(config: CasesConfig, *, seed: int, out_dir: Path, landmark_model: Path |
     checked = Checked(len(source.photos), notes=list(source.notes))
     sources: dict[str, SourcePhoto] = {}
     try:
-        cases.run(config, photos=source.photos, seed=seed, out_dir=out_dir, sources=sources)
+        cases.run(
+            config,
+            photos=source.photos,
+            seed=seed,
+            out_dir=out_dir,
+            landmark_model=landmark_model,
+            sources=sources,
+        )
     except cases.TooFewClassesError as error:
         checked.quarantined, checked.usable = error.quarantined, error.cases
         checked.refusal = (

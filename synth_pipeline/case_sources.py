@@ -2,18 +2,18 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from synth_pipeline import case_folders, case_tables
 from synth_pipeline.class_names import printable
 from synth_pipeline.config import CasesConfig
-from synth_pipeline.errors import InputError
+from synth_pipeline.errors import InputError, PassingError
 from synth_pipeline.source_photos import Source, SourcePhoto
 from synth_pipeline.store import canonical_json, file_sha256
 
-__all__ = ["Source", "SourcePhoto", "content", "look", "scan", "source_digest"]
+__all__ = ["Source", "SourcePhoto", "contents", "digest_of", "look", "scan", "source_digest"]
 
 
 def scan(config: CasesConfig) -> list[SourcePhoto]:
@@ -53,11 +53,20 @@ def look(config: CasesConfig) -> Source:
 
 
 def source_digest(photos: Sequence[SourcePhoto]) -> str:
-    """A hash of what the photos are, not of where they lie or what their files are called."""
+    """A hash of what the photos are, not of where they lie or what their files are called.
+
+    Raises:
+        PassingError: a photo cannot be read now.
+    """
+    return digest_of(photos, contents(photos))
+
+
+def digest_of(photos: Sequence[SourcePhoto], content: Mapping[SourcePhoto, str]) -> str:
+    """As `source_digest`, of photos whose `contents` are known."""
     rows = sorted(
         [
             photo.class_name,
-            photo.fault or content(photo.path),
+            photo.fault or content[photo],
             # Names that are no text are hashed as bytes.
             printable(photo.subject or ""),
             photo.split or "",
@@ -67,12 +76,19 @@ def source_digest(photos: Sequence[SourcePhoto]) -> str:
     return hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
-def content(path: Path) -> str:
-    """The SHA-256 of a photo's file, or why it cannot be read."""
+def contents(photos: Sequence[SourcePhoto]) -> dict[SourcePhoto, str]:
+    """The SHA-256 of each photo's file, but of those that cannot be photos.
+
+    Raises:
+        PassingError: a photo cannot be read now.
+    """
     try:
-        return file_sha256(path)
+        return {photo: file_sha256(photo.path) for photo in photos if not photo.fault}
     except OSError as error:
-        return f"unreadable: {error.strerror}"
+        raise PassingError(
+            f"A photo of cases.source cannot be read ({error.strerror}); nothing was set aside. "
+            "Check the disk and the permissions, then run the same command again."
+        ) from None
 
 
 def _one_spelling(photos: Sequence[SourcePhoto]) -> list[SourcePhoto]:

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from synth_pipeline.case_sources import SourcePhoto, content
+from synth_pipeline.case_sources import SourcePhoto, contents, digest_of
 from synth_pipeline.class_names import class_ids, shown
 from synth_pipeline.config import CasesConfig
-from synth_pipeline.errors import InputError
-from synth_pipeline.near_duplicates import Shown, settle
+from synth_pipeline.errors import InputError, PassingError
+from synth_pipeline.near_duplicates import LEAK, Shown, settle
 from synth_pipeline.photos import UnusablePhotoError, sanitise
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.store import canonical_json, file_sha256
@@ -116,6 +116,8 @@ def run(
     photos: Sequence[SourcePhoto],
     seed: int,
     out_dir: Path,
+    landmark_model: Path | None = None,
+    source_digest: str | None = None,
     progress: Progress = silent,
     sources: dict[str, SourcePhoto] | None = None,
 ) -> dict[str, float]:
@@ -126,56 +128,53 @@ def run(
         photos: as `case_sources.scan` gives them.
         seed: decides who is held out.
         out_dir: an empty folder.
+        landmark_model: `face_landmarker.task`, to know a cropped or turned photo again by its face;
+            none compares whole pictures only.
+        source_digest: of the photos as somebody saw them before.
         progress: told after each photo.
         sources: is filled with the photo of each case, for the owner's terminal.
 
     Raises:
         TooFewClassesError: fewer than two classes have a usable photo.
+        PassingError: a photo cannot be read or decoded now, or changed since it was seen.
     """
     ids = class_ids(photo.class_name for photo in photos)
     (out_dir / "images").mkdir()
-    kept: dict[str, tuple[SourcePhoto, str]] = {}
     quarantined: list[Quarantined] = []
+    content = contents(photos)
+    if source_digest not in (None, digest_of(photos, content)):
+        raise PassingError(
+            "Photos of cases.source changed while they were imported; "
+            "run again when nobody writes to them."
+        )
     # In the order of their content, so that which of two equal photos stays does not hang on names.
-    # Equal bytes: the training photo stays, so that held-out ones change nothing in training.
-    ordered = sorted(
-        photos,
-        key=lambda photo: (
-            photo.class_name,
-            photo.fault or content(photo.path),
-            photo.split == "test",
-        ),
-    )
-    clashes: set[str] = set()
+    ordered = sorted(photos, key=lambda photo: (photo.class_name, photo.fault or content[photo]))
+    equal: dict[str, list[tuple[SourcePhoto, str]]] = defaultdict(list)
     sizes_px: dict[str, tuple[int, int]] = {}
     for done, photo in enumerate(ordered, start=1):
         class_id = ids[photo.class_name]
         try:
             if photo.fault:
                 raise UnusablePhotoError(photo.fault)
-            image = sanitise(photo.path).image
+            image = sanitise(photo.path, content[photo]).image
         except UnusablePhotoError as error:
             quarantined.append(_aside(photo, class_id, str(error)))
             continue
         finally:
             progress(done, len(ordered), "")
         case_id = case_id_of(image)
-        if case_id in kept:
-            first = kept[case_id][0]
-            if first.class_name == photo.class_name:
-                quarantined.append(_aside(photo, class_id, DUPLICATE))
-            else:
-                # One of the two diagnoses is wrong, and nobody here can tell which.
-                clashes.add(case_id)
-                quarantined.append(_aside(photo, class_id, CLASH))
-            continue
-        image.save(out_dir / "images" / f"{case_id}.png")
-        sizes_px[case_id] = image.size
-        kept[case_id] = (photo, class_id)
-    for case_id in sorted(clashes):
-        photo, class_id = kept.pop(case_id)
-        (out_dir / "images" / f"{case_id}.png").unlink()
-        quarantined.append(_aside(photo, class_id, CLASH))
+        if case_id not in equal:
+            image.save(out_dir / "images" / f"{case_id}.png")
+            sizes_px[case_id] = image.size
+        equal[case_id].append((photo, class_id))
+    kept: dict[str, tuple[SourcePhoto, str]] = {}
+    for case_id, shown_by in equal.items():
+        chosen, reasons = _of_equal([photo for photo, _ in shown_by])
+        if chosen is None:
+            (out_dir / "images" / f"{case_id}.png").unlink()
+        else:
+            kept[case_id] = shown_by[chosen]
+        quarantined += [_aside(*shown_by[place], why) for place, why in sorted(reasons.items())]
     aside, subjects = settle(
         [
             Shown(
@@ -186,7 +185,8 @@ def run(
                 out_dir / "images" / f"{case_id}.png",
             )
             for case_id, (photo, class_id) in sorted(kept.items())
-        ]
+        ],
+        landmark_model,
     )
     for case_id, reason in sorted(aside.items()):
         photo, class_id = kept.pop(case_id)
@@ -215,6 +215,25 @@ def run(
         sources |= {case_id: photo for case_id, (photo, _) in kept.items()}
     write_tables(rows, quarantined, out_dir)
     return {"photos": len(photos), "cases": len(rows), "quarantined": len(quarantined)}
+
+
+def _of_equal(photos: Sequence[SourcePhoto]) -> tuple[int | None, dict[int, str]]:
+    """Which of photos with the same pixels stays, and why each of the others does not.
+
+    A held-out one yields, so that it changes nothing in training. Of one class the first stays. Of
+    two classes none does: one of the two diagnoses is wrong, and nobody here can tell which.
+    """
+    for_training = [place for place, photo in enumerate(photos) if photo.split != "test"]
+    first, *others = for_training or range(len(photos))
+    class_name = photos[first].class_name
+    reasons = {
+        place: DUPLICATE if photo.class_name == class_name else LEAK
+        for place, photo in enumerate(photos)
+        if place != first
+    }
+    if all(photos[place].class_name == class_name for place in others):
+        return first, reasons
+    return None, dict.fromkeys(range(len(photos)), CLASH)
 
 
 def write_tables(

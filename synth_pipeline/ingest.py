@@ -21,6 +21,7 @@ from synth_pipeline.disk_errors import sentence_of
 from synth_pipeline.errors import InputError, PassingError
 from synth_pipeline.image_files import LARGEST_BYTES
 from synth_pipeline.inbox import DISK_FULL, Arrival, Inbox
+from synth_pipeline.models import face_landmarker_path
 from synth_pipeline.not_photos import PassedOver
 from synth_pipeline.photos import UnusablePhotoError, sanitise
 from synth_pipeline.progress import Progress, silent
@@ -122,7 +123,8 @@ def of_study(
         progress: told after each file.
 
     Raises:
-        InputError: as of `run`, or the study reads its cases from elsewhere, or no inbox is named.
+        InputError: as of `run`, or the study reads its cases from elsewhere, or no inbox is named,
+            or the landmark model is missing.
     """
     if config.cases.format != "registry":
         raise InputError(
@@ -133,7 +135,7 @@ def of_study(
         raise InputError("No inbox is named; give --inbox DIR or set cases.inbox.")
     return run(
         Inbox(place),
-        registry_of(config.cases, root),
+        registry_of(config.cases, root, face_landmarker_path()),
         quarantine_of(root),
         seed=config.seed,
         fraction=config.cases.test_fraction,

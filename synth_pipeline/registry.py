@@ -6,6 +6,7 @@ A folder that only its owner can read:
   of arrival. It is only added to, and replaced in one step: a killed process leaves the old one or
   the new one, and a changed byte or a missing line is found when it is read.
 * `images/<case_id>.png`: the sanitised photos, named by the hash of their pixels.
+* `fingerprints/`: what is compared to find the same photo again; a cache.
 * `announced.json`: how many of the cases somebody was told of.
 """
 
@@ -14,7 +15,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -30,8 +31,10 @@ from synth_pipeline.cases import case_id_of
 from synth_pipeline.class_names import marked_id, short_id, shown
 from synth_pipeline.disk_errors import sentence_of
 from synth_pipeline.errors import InputError
+from synth_pipeline.fingerprints import Fingerprints
 from synth_pipeline.json_files import parse_object
-from synth_pipeline.near_duplicates import SAME_BITS, SAME_PIXELS
+from synth_pipeline.near_duplicates import alike
+from synth_pipeline.registry_prints import RegistryPrints
 from synth_pipeline.seeds import derived_seed
 from synth_pipeline.store import canonical_json, file_sha256, write_in_one_step
 
@@ -79,10 +82,13 @@ class Registry:
 
     Args:
         folder: made, with mode 700, when the first case is added.
+        landmark_model: `face_landmarker.task`, to know a cropped or turned photo again by its face;
+            none compares whole pictures only.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, landmark_model: Path | None = None) -> None:
         self.folder = folder
+        self._landmark_model = landmark_model
         self._body = b""
 
     @cached_property
@@ -136,6 +142,7 @@ class Registry:
             with FileLock(self.folder / ".lock", timeout=0, mode=0o600):
                 self.__dict__.pop("entries", None)
                 self.__dict__.pop("_classes", None)
+                self._prints = RegistryPrints(self.folder / "fingerprints", self._landmark_model)
                 if not self.entries:
                     self._write(b"")
                 self._sweep()
@@ -249,7 +256,8 @@ class Registry:
             stream = io.BytesIO()
             image.save(stream, "PNG")
             write_in_one_step(self._image(case_id), stream.getvalue())
-            hashed, same = self._nearest(self._image(case_id))
+            prints = self._prints.of(self._image(case_id))
+            same = self._nearest(prints)
         if same is not None:
             if same.case_id != case_id:
                 self._image(case_id).unlink()
@@ -277,12 +285,13 @@ class Registry:
             width_px=image.width,
             height_px=image.height,
             sha256=hashlib.sha256(stream.getvalue()).hexdigest(),
-            perceptual_hash=hashed,
+            perceptual_hash=_perceptual_hash(self._image(case_id)),
         )
         # The lines that are there are written again as they are: each case costs the same to tell.
         self._write(self._body + canonical_json(asdict(entry)) + b"\n")
         self.entries.append(entry)
         self._classes[entry.class_name] = entry.class_id
+        self._prints.add(self._image(case_id), prints)
         return Verdict("accepted", case_id)
 
     def unannounced(self) -> list[Entry]:
@@ -300,18 +309,11 @@ class Registry:
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0  # to tell twice costs a study that is cached; not to tell loses a case
 
-    def _nearest(self, picture: Path) -> tuple[str, Entry | None]:
-        """The picture's perceptual hash, and the case that shows the same, mirrored or not."""
-        upright = _described([picture])
-        known = np.array([int(e.perceptual_hash, 16) for e in self.entries], np.uint64)
-        for new in (upright, _described([picture], mirror=True)):
-            bits = np.bitwise_count(known ^ new.hashes[0])
-            near = [self.entries[place] for place in np.flatnonzero(bits <= SAME_BITS)]
-            if near:
-                apart = 1 - _described([self.image(e) for e in near]).small @ new.small[0]
-                if float(np.nanmin(apart)) <= SAME_PIXELS:
-                    return f"{int(upright.hashes[0]):016x}", near[int(np.nanargmin(apart))]
-        return f"{int(upright.hashes[0]):016x}", None
+    def _nearest(self, prints: Fingerprints) -> Entry | None:
+        """The first case that shows the same photo."""
+        known = self._prints.registered([self.image(entry) for entry in self.entries])
+        found = np.flatnonzero(alike(prints, known)[0])
+        return self.entries[found[0]] if len(found) else None
 
     def _image(self, case_id: str) -> Path:
         return self.folder / "images" / f"{case_id}.png"
@@ -330,7 +332,6 @@ class Registry:
         self._body = body
 
 
-def _described(paths: Sequence[Path], mirror: bool = False) -> likeness.Described:
-    """Without landmarks: the whole picture is compared."""
-    nowhere = np.full((len(paths), 478, 3), np.nan)
-    return likeness.describe(paths, nowhere, mirror=np.arange(468) if mirror else None)
+def _perceptual_hash(photo: Path) -> str:
+    nowhere = np.full((1, 478, 3), np.nan)
+    return f"{int(likeness.describe([photo], nowhere).hashes[0]):016x}"

@@ -11,9 +11,16 @@ from synth_pipeline.registry import Entry, Registry
 from synth_pipeline.store import canonical_json, file_sha256
 
 
-def registry_of(config: CasesConfig, root: Path) -> Registry:
-    """The registry that `cases.source` names; `<root>/registry` where it names none."""
-    return Registry(Path(config.source).absolute() if config.source else root / "registry")
+def registry_of(config: CasesConfig, root: Path, landmark_model: Path | None = None) -> Registry:
+    """The registry that `cases.source` names; `<root>/registry` where it names none.
+
+    Args:
+        config: with the place.
+        root: of the studies.
+        landmark_model: see `Registry`; needed only to add photos.
+    """
+    folder = Path(config.source).absolute() if config.source else root / "registry"
+    return Registry(folder, landmark_model)
 
 
 def chosen(config: CasesConfig, registry: Registry) -> list[Entry]:

@@ -6,7 +6,7 @@ planning a study must not import torch.
 """
 
 STAGE_VERSIONS = {
-    "cases": 4,
+    "cases": 5,
     "landmarks": 4,
     "class-images": 2,
     "dreambooth": 5,

@@ -166,6 +166,7 @@ class CasesOfStudy:
             parameters = {"registry": registry_cases.digest(settings, self.registry)}
         else:
             parameters["source"] = case_sources.source_digest(self.photos)
+            parameters["landmark_model"] = models.FACE_LANDMARKER_SHA256
             del parameters["cases"]["phantom"]
 
         def body(inputs: Mapping[str, Path], out_dir: Path, progress: Progress) -> Output:
@@ -178,7 +179,13 @@ class CasesOfStudy:
                 for note in self._source.notes:
                     logger.info("cases: %s", note)
                 done = cases.run(
-                    settings, photos=photos, seed=seed, out_dir=out_dir, progress=progress
+                    settings,
+                    photos=photos,
+                    seed=seed,
+                    out_dir=out_dir,
+                    landmark_model=self.landmark_model,
+                    source_digest=parameters["source"],
+                    progress=progress,
                 )
             return Output(parts=cases.parts(out_dir), measurements=done)
 
