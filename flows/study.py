@@ -151,10 +151,10 @@ def _synthesize(
             state = _as_state(class_steps(root, name, class_id, until))
         else:
             state = synthesize_class(root, name, class_id, until, return_state=True)
-        if isinstance(state.data, DiskError):
-            # No other class has more room.
-            raise _StoppedError(state)
         if not state.is_completed():
+            if isinstance(state.result(raise_on_failure=False), DiskError):
+                # No other class has more room.
+                raise _StoppedError(state)
             found[class_id] = state.message or "failed; see the run's log"
             logger.error("class %s failed: %s", class_id, found[class_id])
     return found

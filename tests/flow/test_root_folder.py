@@ -210,7 +210,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_sentence(finished, tmp_path):
     try:
         root = place / "root"
         shutil.copytree(finished.root, root)
-        shutil.rmtree(root / "store" / "training")
+        shutil.rmtree(root / "store" / "dreambooth")
 
         def run() -> None:
             ended.append(command("run", finished.config, "--root", root))
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_sentence(finished, tmp_path):
         running = threading.Thread(target=run)
         running.start()
         # The first folder of a stage is there: from now on nothing more has room.
-        while running.is_alive() and not list(root.glob("store/training/.new-*")):
+        while running.is_alive() and not list(root.glob("store/dreambooth/.new-*")):
             running.join(0.02)
         with (place / "ballast").open("wb") as ballast, pytest.raises(OSError, match="No space"):
             while True:
@@ -228,11 +228,12 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_sentence(finished, tmp_path):
         assert code == 1, err
         assert "Traceback" not in err
         assert "Error" not in err
+        assert "class 2/3" not in err  # no other class has more room
         sentences = [line for line in err.splitlines() if line.startswith("synth-pipeline: ")]
         assert len(sentences) == 1, err
         assert "run the same command again: what was finished is kept" in sentences[0]
         assert not list(root.glob("store/*/.new-*"))
         (place / "ballast").unlink()
-        assert "cached  sampling" in command("plan", finished.config, "--root", root).out
+        assert "cached  landmarks" in command("plan", finished.config, "--root", root).out
     finally:
         subprocess.run(["umount", "--lazy", place], check=True)
