@@ -7,6 +7,7 @@ Everything listens on the loopback interface only, wants a secret, and is stoppe
 import contextlib
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -258,12 +259,20 @@ def _free_port() -> int:
 
 
 def _secret(root: Path) -> str:
-    """The secret of this root, made at the first start and kept for the next."""
+    """The secret of this root, made at the first start and kept for the next.
+
+    A file that holds none, such as an empty one, is written anew: a server without a secret would
+    answer everybody on this machine.
+    """
     path = root / "prefect" / "secret"
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_in_one_step(path, f"{own_server.new_secret()}\n".encode())
-    return path.read_text().strip()
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        kept = path.read_text().strip()
+        if re.fullmatch(r"[^:\s]+:\S+", kept):
+            return kept
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret = own_server.new_secret()
+    write_in_one_step(path, f"{secret}\n".encode())
+    return secret
 
 
 def _last_line(text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from flows import own_server
+from flows import own_server, up
 
 ELSEWHERE = "http://page.example"
 
@@ -81,3 +81,13 @@ def test_one_that_was_killed_is_started_again_at_its_place(own):
     own.revive()
     own.ready()
     assert json.loads(ask(own, "GET", "/health").text) is True
+
+
+@pytest.mark.parametrize("kept", [b"", b"\n", b"user:", b"no colon", b"\xff\xfe:x"])
+def test_a_file_that_holds_no_secret_does_not_open_the_server(tmp_path, kept):
+    file = tmp_path / "prefect" / "secret"
+    file.parent.mkdir()
+    file.write_bytes(kept)
+    secret = up._secret(tmp_path)
+    assert len(secret.partition(":")[2]) > 20
+    assert up._secret(tmp_path) == secret
