@@ -86,10 +86,10 @@ def test_the_cards_tell_it(unusual, tmp_path):
     assert f"- {classes[1]}: {FACTS} {LEFT_OUT}\n" in images
     assert f"| {classes[1]} | {unusual.case_set.class_name(classes[1])} | 4 | 3 |" in images
     adapter = (tmp_path / "out/adapters" / classes[1] / "README.md").read_text(encoding="utf-8")
-    assert "from morphs of 3 real photos" in adapter
+    assert "on morphs of 3 real photos" in adapter
     assert f"\n{FACTS} {LEFT_OUT}\n" in adapter
     other = (tmp_path / "out/adapters" / classes[0] / "README.md").read_text(encoding="utf-8")
-    assert "from morphs of 4 real photos" in other
+    assert "on morphs of 4 real photos" in other
     assert "No face was found" not in other
 
 
