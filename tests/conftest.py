@@ -22,6 +22,15 @@ from tests.tiny_pipeline import write_tiny_pipeline
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
+@pytest.fixture(autouse=True)
+def _the_environment_stays():
+    """A command that a test runs in this process sets variables for the processes it starts."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def landmark_model() -> Path:
     return face_landmarker_path()

@@ -76,7 +76,7 @@ photo = st.tuples(
 
 
 @settings(
-    max_examples=1000,
+    max_examples=400,
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )

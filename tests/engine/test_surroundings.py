@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def stranger():
 
 
 @pytest.fixture(scope="module")
-def ran(stranger, phantoms, tmp_path_factory) -> tuple[Ended, Path]:
+def ran(stranger, phantoms, landmark_model, tmp_path_factory) -> tuple[Ended, Path]:
     """A study's cases, imported in the midst of all that can lie around; and its root."""
     place = tmp_path_factory.mktemp("around")
     foreign = f"http://127.0.0.1:{stranger.server_address[1]}"
@@ -52,6 +53,9 @@ def ran(stranger, phantoms, tmp_path_factory) -> tuple[Ended, Path]:
     (place / "home" / ".prefect" / "profiles.toml").write_text(
         f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{foreign}/profile/api"\n'
     )
+    models = place / "home" / ".cache" / "synth-pipeline"
+    models.mkdir(parents=True)
+    shutil.copy(landmark_model, models)
     folder = place / "folder"
     folder.mkdir()
     elsewhere = f"sqlite+aiosqlite:///{place}/elsewhere.db"
