@@ -6,6 +6,7 @@ dead, and gives its work to another worker. It may be wrong: the store's locks a
 to it that what two runs want to make is made once.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -83,6 +84,7 @@ class Dispatcher:
     verb: str
     _alone_since_s: float = field(default_factory=time.monotonic)
     _alone_told_s: float = -1e9
+    _given_up: list[Watch] = field(default_factory=list)
 
     def run(self, jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """See every job through; returns the failed ones with one sentence each."""
@@ -120,6 +122,8 @@ class Dispatcher:
                         time.sleep(POLL_S)
             finally:
                 self._call_off(client, todo)
+                for watch in self._given_up:
+                    watch.remove()
         return failed
 
     def _start_s(self, client: SyncPrefectClient) -> float:
@@ -228,6 +232,12 @@ class Dispatcher:
         return False, ""
 
     def _lost(self, job: Job, what: str) -> tuple[bool, str]:
+        if job.watch and not job.watch.taken():
+            # On a busy machine its process may still be starting.
+            with contextlib.suppress(FileExistsError):  # it has begun just now
+                job.watch.give_up()
+                self._given_up.append(job.watch)
+                job.watch = None
         self._leave(job)
         job.losses += 1
         return job.losses > LOSSES, f"{what} {job.losses} times"

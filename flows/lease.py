@@ -15,12 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from synth_pipeline.errors import InputError
+
 BEAT_S = 2.0
 #: Free and silent for so long: the process is gone. A living one could be between two beats.
 GONE_S = 2.5 * BEAT_S
 #: Silent for so long, though the lock is held: a file system that keeps the locks of dead machines.
 SILENT_S = 180.0
 _ENDED = b"ended"
+_GIVEN_UP = b"given up"
+
+
+class GivenUpError(InputError):
+    """The run began so late that its work was given to another."""
 
 
 def lease_path(studies_folder: Path, run_id: str) -> Path:
@@ -30,7 +37,12 @@ def lease_path(studies_folder: Path, run_id: str) -> Path:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold a lease; what is left behind says whether the holder came to its end or died."""
+    """Hold a lease; what is left behind says whether the holder came to its end or died.
+
+    Raises:
+        GivenUpError: nobody waits for this run any more. Were it to go on, Prefect would show it as
+            running again, and nobody would take its lease away.
+    """
     path.parent.mkdir(mode=0o700, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     stop = threading.Event()
@@ -48,6 +60,9 @@ def held(path: Path) -> Iterator[None]:
     try:
         # A watcher may be looking just now; it looks for microseconds.
         fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.pread(handle, len(_GIVEN_UP), 0) == _GIVEN_UP:
+            path.unlink(missing_ok=True)
+            raise GivenUpError("This run began too late; its work was given to another run.")
         write(b"0")
         heart = threading.Thread(target=beat, name="lease", daemon=True)
         heart.start()
@@ -91,6 +106,17 @@ class Watch:
             return False
         silent_s = now_s - self._changed_s
         return silent_s > SILENT_S or (silent_s > GONE_S and self._free())
+
+    def give_up(self) -> None:
+        """Keep a run that has not begun from beginning; it takes the note away itself.
+
+        Raises:
+            FileExistsError: it has begun.
+        """
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(_GIVEN_UP)
 
     def remove(self) -> None:
         """Take away what a run has left."""
