@@ -8,6 +8,7 @@ from synth_pipeline import base_files, model_hub, single_file, weight_files
 from synth_pipeline.base_files import ModelFolder
 from synth_pipeline.config import Precision
 from synth_pipeline.errors import InputError
+from synth_pipeline.places import from_home
 from synth_pipeline.store import canonical_json, file_sha256
 
 EMBEDDED = "embedded"
@@ -96,7 +97,7 @@ def check_networks(base: BaseModel, base_model: str, base_vae: str | None = None
 def _copy_again(name: str, folder: Path) -> str:
     if name == EMBEDDED:
         return "install synth-pipeline again, or make one: `synth-pipeline phantom train-base`"
-    if Path(name).expanduser().is_dir():
+    if Path(from_home(name)).is_dir():
         return f"copy the model into {folder} again"
     return f"delete {folder}, so that it is downloaded again"
 
@@ -105,7 +106,7 @@ def _locate(
     key: str, name: str, revision: str | None, marker: str
 ) -> tuple[ModelFolder, str | None]:
     """The folder of a model; of a hub's also its id with the commit."""
-    folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(name).expanduser()
+    folder = EMBEDDED_FOLDER if name == EMBEDDED else Path(from_home(name))
     if name == EMBEDDED and marker == _AUTOENCODER:
         folder /= "vae"
     if folder.is_file():

@@ -62,7 +62,9 @@ def test_unusable_folder_is_one_sentence(copied, damage, complaint):
     assert complaint in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "nothing", "a/b/c", "./here"])
+@pytest.mark.parametrize(
+    "name", ["/no/such/folder", "nothing", "a/b/c", "./here", "~nobody-is-called-so/x"]
+)
 def test_missing_folder_is_one_sentence(name):
     with pytest.raises(InputError, match=f"{name}: there is no such folder here"):
         resolve_base(name)
