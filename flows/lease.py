@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synth_pipeline.errors import InputError
+from synth_pipeline.errors import StageError
 
 BEAT_S = 2.0
 #: Free and silent for so long: the process is gone. A living one could be between two beats.
@@ -24,10 +24,6 @@ GONE_S = 2.5 * BEAT_S
 SILENT_S = 180.0
 _ENDED = b"ended"
 _GIVEN_UP = b"given up"
-
-
-class GivenUpError(InputError):
-    """The run began so late that its work was given to another."""
 
 
 def lease_path(studies_folder: Path, run_id: str) -> Path:
@@ -40,7 +36,7 @@ def held(path: Path) -> Iterator[None]:
     """Hold a lease; what is left behind says whether the holder came to its end or died.
 
     Raises:
-        GivenUpError: nobody waits for this run any more. Were it to go on, Prefect would show it as
+        StageError: nobody waits for this run any more. Were it to go on, Prefect would show it as
             running again, and nobody would take its lease away.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -62,7 +58,7 @@ def held(path: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if os.pread(handle, len(_GIVEN_UP), 0) == _GIVEN_UP:
             path.unlink(missing_ok=True)
-            raise GivenUpError("This run began too late; its work was given to another run.")
+            raise StageError("This run began too late; its work was given to another run.")
         write(b"0")
         heart = threading.Thread(target=beat, name="lease", daemon=True)
         heart.start()
@@ -114,9 +110,13 @@ class Watch:
             FileExistsError: it has begun.
         """
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(_GIVEN_UP)
+        # Whole from the moment that it is there: an empty one would let the run begin.
+        beside = self.path.with_name(f".{self.path.name}")
+        beside.write_bytes(_GIVEN_UP)
+        try:
+            os.link(beside, self.path)
+        finally:
+            beside.unlink()
 
     def remove(self) -> None:
         """Take away what a run has left."""

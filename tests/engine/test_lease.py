@@ -2,15 +2,16 @@
 
 import pytest
 
-from flows.lease import GivenUpError, Watch, held, lease_path
+from flows.lease import Watch, held, lease_path
+from synth_pipeline.errors import StageError
 
 
 def test_a_run_that_was_given_up_does_not_begin_any_more(tmp_path):
     watch = Watch(lease_path(tmp_path, "run"))
     watch.give_up()
-    with pytest.raises(GivenUpError, match="too late"), held(watch.path):
+    with pytest.raises(StageError, match="too late"), held(watch.path):
         raise AssertionError("it began")
-    assert not watch.taken(), "the note is left"
+    assert not list(watch.path.parent.iterdir()), "the note is left"
 
 
 def test_a_run_that_has_begun_is_not_given_up(tmp_path):
@@ -19,4 +20,5 @@ def test_a_run_that_has_begun_is_not_given_up(tmp_path):
         with pytest.raises(FileExistsError):
             watch.give_up()
         assert watch.taken() and not watch.ended() and not watch.dead()
+        assert list(watch.path.parent.iterdir()) == [watch.path]
     assert watch.ended()
