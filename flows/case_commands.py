@@ -71,6 +71,7 @@ def ingest_photos(
 ) -> int:
     """Take new photos out of the inbox; exit code 2 if any was set aside or left."""
     config = load_config(config_path, overrides)
+    check_root(root.absolute())
     open_root(root.absolute())
     place = from_home(inbox) if inbox else config.cases.inbox
     done = ingest.of_study(config, root.absolute(), place, settle_s=settle_s)

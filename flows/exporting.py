@@ -35,7 +35,7 @@ def export(options: argparse.Namespace) -> int:
             f"The study {config.name} is not finished under {options.root}; "
             f"run `synth-pipeline run {shlex.quote(str(options.config))}` first."
         )
-    open_root(root, config.name)
+    open_root(root)
     prepare(root)
     from synth_pipeline.export import export as write
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -77,9 +78,27 @@ def wait_until_it_answers(
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    told = lines[-1] if lines else "it said nothing"
+    told = last_line(log.read_text(errors="replace"))
     raise StageError(f"The Prefect server did not start; see {log}: {told}")
+
+
+def last_line(text: str) -> str:
+    """What a program said last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def stop(processes: "Sequence[subprocess.Popen[bytes]]", patience_s: float) -> None:
+    """Ask all to end, and wait for that; whoever does not listen is killed."""
+    for process in processes:
+        process.terminate()
+    deadline_s = time.monotonic() + patience_s
+    for process in processes:
+        try:
+            process.wait(max(deadline_s - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class OwnServer:
@@ -129,7 +148,7 @@ class OwnServer:
             self._stopping = True
         if self._process.poll() is None:
             _send_the_rest()
-        _stop(self._process)
+        stop([self._process], _STOP_S)
 
     def _start(self) -> None:
         self._starts += 1
@@ -165,15 +184,6 @@ def _send_the_rest() -> None:
     ):
         if service := getattr(sys.modules.get(module), name, None):
             service.drain_all(timeout=_STOP_S)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def new_secret() -> str:

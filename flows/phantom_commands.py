@@ -2,12 +2,10 @@
 
 import argparse
 import logging
-from pathlib import Path
 
 from flows.running import show_progress
-from synth_pipeline.disk_errors import check_room
 from synth_pipeline.errors import InputError
-from synth_pipeline.folder_check import check_folder
+from synth_pipeline.folder_check import check_writable
 from synth_pipeline.models import face_landmarker_path
 from synth_pipeline.progress import Throttled
 
@@ -62,7 +60,9 @@ def train_base(options: argparse.Namespace) -> int:
     """Train the embedded base model from random weights, or go on where it stopped."""
     from synth_pipeline.phantom.train_base import train_base as train
 
-    _check_places(options.folder, options.work_dir)
+    # Before hours are spent.
+    for folder in (options.folder, options.work_dir):
+        check_writable(folder.absolute(), "The folder")
     show_progress()
     train(
         options.folder,
@@ -79,7 +79,8 @@ def train_backbone(options: argparse.Namespace) -> int:
     from synth_pipeline import backbones
     from synth_pipeline.phantom.train_backbone import train_backbone as train
 
-    _check_places(options.file.parent, options.work_dir)
+    for folder in (options.file.parent, options.work_dir):
+        check_writable(folder.absolute(), "The folder")
     backbones.check(options.file.stem, pretrained=False)
     show_progress()
     explained = train(
@@ -91,15 +92,3 @@ def train_backbone(options: argparse.Namespace) -> int:
     )
     print(f"Weights: {options.file} ({explained:.0%} of the variance of shape explained)")
     return 0
-
-
-def _check_places(*folders: Path) -> None:
-    """See that folders can be written to, before hours are spent.
-
-    Raises:
-        DiskError: there is no room.
-        InputError: one cannot be written.
-    """
-    for folder in folders:
-        check_folder(folder.absolute(), "The folder", written=True)
-        check_room(folder.absolute())

@@ -27,7 +27,7 @@ def report_again(config_path: Path, overrides: list[str], root: Path) -> int:
             f"Run `synth-pipeline run {shown}` first."
         )
     with only_run(study.folder):
-        open_root(root.absolute(), config.name)
+        open_root(root.absolute())
         study.store.sweep()
         failed, classes = finished_classes(study)
         missing = next((node for node in study.nodes(classes) if not study.is_made(node)), None)

@@ -32,16 +32,15 @@ def check_root(root: Path, study: str = "", *, written: bool = True) -> None:
         disk_errors.check_room(root)
 
 
-def open_root(root: Path, study: str = "") -> int:
-    """Check a root, make what is there private, and remove what killed commands left.
+def open_root(root: Path) -> int:
+    """Make what is under a root private, and remove what killed commands left.
 
     Args:
-        root: as of `check_root`, and so are `study` and the errors.
+        root: one that `check_root` has passed.
 
     Returns:
         How much was removed.
     """
-    check_root(root, study)
     only_for_us()
     private_root.make_private(root)
     return private_root.sweep(root)

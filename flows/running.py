@@ -48,7 +48,7 @@ def run_study(config_path: Path, overrides: list[str], root: Path, until: str) -
     shared = ready_server(root) if config.engine == "workers" else None
     begun_s = time.monotonic()
     with only_run(study.folder), ended_with_us(), contextlib.ExitStack() as stack:
-        swept = open_root(root, config.name) + study.store.sweep()
+        swept = open_root(root) + study.store.sweep()
         if shared is None:
             set_aside_if_unusable(root / "prefect")
         else:
@@ -124,16 +124,16 @@ def preflight(study: Study, until: str) -> None:
     for key in ("ranking", "copies"):
         backbone = getattr(study.config, key).backbone
         if backbone and reach >= STAGES.index(key):
-            _check_backbone(study, key, backbone, f"{key}.backbone")
+            _check_backbones(study, key, [backbone], f"{key}.backbone")
     if reach >= STAGES.index("training"):
         if "synthetic" in study.config.recognition.regimes:
             check_folds(study.scales(classes)[0], study.config.recognition.folds)
-        for backbone in study.config.recognition.backbones:
-            _check_backbone(study, "training", backbone, "recognition.backbones")
+        wanted = study.config.recognition.backbones
+        _check_backbones(study, "training", wanted, "recognition.backbones")
 
 
-def _check_backbone(study: Study, stage: str, backbone: str, key: str) -> None:
-    """Make sure that there is such a network and that its first weights can be loaded.
+def _check_backbones(study: Study, stage: str, names: Sequence[str], key: str) -> None:
+    """Make sure that there are such networks and that their first weights can be loaded.
 
     Asking timm takes seconds, so one that the stage has used before is not asked about.
     """
@@ -141,19 +141,20 @@ def _check_backbone(study: Study, stage: str, backbone: str, key: str) -> None:
 
     wanted = study.config.recognition
     made = [manifest["parameters"] for manifest in study.store.manifests(stage)]
-    used = [
-        each
-        for each in made
-        if backbone in (each.get("backbone"), each.get(stage, {}).get("backbone"))
-        and wanted.size_px in (each.get("size_px"), each.get("recognition", {}).get("size_px"))
-    ]
-    # Only of a network that exists does timm say where its weights come from.
-    if used:
-        weights = backbones.weights_identity(backbone, wanted.pretrained)
-        if weights in {each.get("weights") for each in used}:
-            return
-    backbones.check(backbone, wanted.pretrained, key)
-    backbones.check_weights(backbone, wanted.pretrained, key, wanted.size_px)
+    for backbone in names:
+        used = [
+            each
+            for each in made
+            if backbone in (each.get("backbone"), each.get(stage, {}).get("backbone"))
+            and wanted.size_px in (each.get("size_px"), each.get("recognition", {}).get("size_px"))
+        ]
+        # Only of a network that exists does timm say where its weights come from.
+        if used:
+            weights = backbones.weights_identity(backbone, wanted.pretrained)
+            if weights in {each.get("weights") for each in used}:
+                continue
+        backbones.check(backbone, wanted.pretrained, key)
+        backbones.check_weights(backbone, wanted.pretrained, key, wanted.size_px)
 
 
 def warn_of_cut_prompts(study: Study, until: str) -> None:

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -135,8 +134,11 @@ def bring_up(root: Path, workers: int | None, slots: int) -> int:
         finally:
             server_file(root).unlink(missing_ok=True)
             # The server goes last, so that the workers can tell it how their runs ended.
-            _stop(children[1:], _WORKERS_STOP_S)
-            _stop(children[:1], _SERVER_STOP_S)
+            for group, patience_s in (
+                (children[1:], _WORKERS_STOP_S),
+                (children[:1], _SERVER_STOP_S),
+            ):
+                own_server.stop([c.process for c in group if c.process], patience_s)
             end_the_rest(mark)
     return 0
 
@@ -146,20 +148,6 @@ def _check_deployments() -> None:
     for path in (PREFECT_YAML, AUTOMATIONS):
         if not path.is_file():
             raise InputError(f"{path} is missing; install synth-pipeline again.")
-
-
-def _stop(children: Sequence[Child], patience_s: float) -> None:
-    """Ask all to end, and wait for that; whoever does not listen is killed."""
-    living = [child.process for child in children if child.process and not child.ended()]
-    for process in living:
-        process.terminate()
-    deadline_s = time.monotonic() + patience_s
-    for process in living:
-        try:
-            process.wait(max(deadline_s - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _server_child(server: Server) -> Child:
@@ -197,23 +185,19 @@ def _furnish(root: Path) -> None:
         check=False,
     )
     if done.returncode:
-        raise StageError(f"`prefect deploy --all` failed: {_last_line(done.stderr or done.stdout)}")
+        told = own_server.last_line(done.stderr or done.stdout)
+        raise StageError(f"`prefect deploy --all` failed: {told}")
+
+
+def worker_arguments(pool: str, name: str, limit: int) -> tuple[str, ...]:
+    """What starts a worker, after `python -m`; it takes `limit` runs at a time."""
+    chosen = ("--pool", pool, "--type", "process", "--name", name, "--limit", str(limit))
+    return ("prefect", "worker", "start", *chosen)
 
 
 def _worker_children(places: list[Card | None], slots: int) -> list[Child]:
     def worker(pool: str, name: str, limit: int, more: dict[str, str]) -> Child:
-        arguments = (
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            pool,
-            "--type",
-            "process",
-            "--name",
-            name,
-        )
-        return Child(f"worker-{name}", (*arguments, "--limit", str(limit)), more)
+        return Child(f"worker-{name}", worker_arguments(pool, name, limit), more)
 
     host = socket.gethostname()
     found = [
@@ -273,8 +257,3 @@ def _secret(root: Path) -> str:
     secret = own_server.new_secret()
     write_in_one_step(path, f"{secret}\n".encode())
     return secret
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from synth_pipeline import weight_files
+from synth_pipeline.base_files import NETWORKS
 from synth_pipeline.base_model import EMBEDDED, EMBEDDED_FOLDER, BaseModel
 from synth_pipeline.config import StudyConfig
 
@@ -27,7 +28,7 @@ def snippet(config: StudyConfig, base: BaseModel, prompt: str) -> str:
     lines += ["import torch", f"from diffusers import {pipeline}", ""]
     arguments = [*named, "dtype=torch.float32", "safety_checker=None"]
     # Nothing but half precision lies there, under names that are not looked for by themselves.
-    unet = weight_files.find(base.folder / "unet", "diffusion_pytorch_model")
+    unet = weight_files.find(base.folder / "unet", NETWORKS["unet"][1])
     if unet and unet.variant:
         arguments.append(f'variant="{unet.variant}"')
     if base.vae_folder and settings.base_vae:

@@ -13,9 +13,9 @@ import jinja2
 
 from synth_pipeline import export_adapters, export_classifiers, export_images
 from synth_pipeline.atomic import new_folder, sweep_half_made
-from synth_pipeline.disk_errors import check_room, explained
+from synth_pipeline.disk_errors import explained
 from synth_pipeline.errors import InputError
-from synth_pipeline.folder_check import check_folder
+from synth_pipeline.folder_check import check_writable
 from synth_pipeline.graph import Node
 from synth_pipeline.progress import Progress, silent
 from synth_pipeline.study import Study
@@ -118,8 +118,7 @@ def export(
 def _check_folder(folder: Path, study: Study) -> None:
     if folder.resolve().is_relative_to(study.store.root.resolve()):
         raise InputError(f"{folder} lies inside the store; name a folder outside of it.")
-    check_folder(folder, "The folder of the export", written=True)
-    check_room(folder)
+    check_writable(folder, "The folder of the export")
     sweep_half_made(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(

@@ -36,6 +36,10 @@ logger = logging.getLogger("synth_pipeline")
 
 #: A worker that is asked nothing for so long gives its quarter of a gigabyte back.
 _IDLE_S = 60
+#: A worker costs a second to begin, if none is left from the class before.
+_IMAGES_FOR_A_WORKER = 8
+#: Each takes a quarter of a gigabyte.
+_MOST_WORKERS = 8
 #: Without memory for its threads MediaPipe may wait for ever; no picture takes nearly so long.
 _PATIENCE_S = 300
 #: How many workers may die with a picture, each as the only one, before the search fails.
@@ -62,6 +66,12 @@ class Sighting:
 
     size_px: tuple[int, int] | None
     face: Face | None
+
+
+def workers_for(images: int) -> int:
+    """How many workers so many images are worth: one for each core at most."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, _MOST_WORKERS, images // _IMAGES_FOR_A_WORKER))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ feature of the face is taken away, and what is finer than a compressed copy keep
 out upright by its landmarks, so neither cropping nor turning nor a border changes it.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from synth_pipeline.face_workers import sightings
+from synth_pipeline.face_workers import sightings, workers_for
 from synth_pipeline.stored_pictures import DamagedPictureError, read_picture
 
 PICTURE_PX = 128
@@ -28,7 +27,6 @@ _EYES_AT, _MOUTH_AT = 0.32, 0.76
 _EYE_CORNERS, _MOUTH_CORNERS = (33, 133, 362, 263), (61, 291)
 #: The cut-out is drawn this much larger and then averaged.
 _OVERSAMPLED = 2
-_IMAGES_FOR_A_WORKER, _MOST_WORKERS = 8, 8
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,7 @@ def _landmarks(files: Sequence[Path], model: Path | None) -> list[np.ndarray | N
     """(478, 2) pixels of each photo's largest face, or none."""
     if model is None or not files:
         return [None] * len(files)
-    cores = len(os.sched_getaffinity(0))
-    workers = max(1, min(cores, _MOST_WORKERS, len(files) // _IMAGES_FOR_A_WORKER))
-    with sightings(model, files, confidence=False, workers=workers) as seen:
+    with sightings(model, files, confidence=False, workers=workers_for(len(files))) as seen:
         return [each.face.points_px[:, :2] if each.face else None for each in seen]
 
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from synth_pipeline.disk_errors import check_room
 from synth_pipeline.errors import InputError
 
 #: Of what Linux takes, less what lies below a root.
@@ -53,6 +54,17 @@ def check_folder(folder: Path, what: str, *, written: bool) -> None:
         needed = os.X_OK | (os.R_OK if place == folder else 0) | (os.W_OK if written else 0)
         _check_rights(place, what, needed)
         return
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """See that there is room in a folder, and that it can be written; see `check_folder`.
+
+    Raises:
+        DiskError: there is no room.
+        InputError: it cannot be written.
+    """
+    check_folder(folder, what, written=True)
+    check_room(folder)
 
 
 def _check_rights(place: Path, what: str, needed: int) -> None:

@@ -1,7 +1,6 @@
 """Face meshes of many images, on all cores, as one table."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,12 @@ import pyarrow.parquet as pq
 from synth_pipeline import measures
 from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.face_mesh import POINTS
-from synth_pipeline.face_workers import Sighting, sightings
+from synth_pipeline.face_workers import Sighting, sightings, workers_for
 from synth_pipeline.faces_in_photos import FacesInPhotos
 from synth_pipeline.progress import Progress, silent
 
 logger = logging.getLogger("synth_pipeline")
 
-#: A worker costs a second to begin, if none is left from the class before.
-_IMAGES_FOR_A_WORKER = 8
-#: Each takes a quarter of a gigabyte.
-_MOST_WORKERS = 8
 _ROWS_IN_A_GROUP = 256
 
 
@@ -92,7 +87,7 @@ def run(
             paths,
             confidence=real_photos,
             search=real_photos if search is None else search,
-            workers=workers or _workers_for(len(images)),
+            workers=workers or workers_for(len(images)),
             names=[f"image {image_id} of class {class_id}" for image_id in ids],
         ) as seen,
         # Random numbers do not repeat: looking for repetitions would take half the time.
@@ -165,11 +160,6 @@ def points_of(folder: Path, image_ids: Sequence[str]) -> np.ndarray:
     table = load(folder)
     places = {image_id: place for place, image_id in enumerate(table.image_ids)}
     return table.points_px[[places[each] for each in image_ids]]
-
-
-def _workers_for(images: int) -> int:
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores, _MOST_WORKERS, images // _IMAGES_FOR_A_WORKER))
 
 
 def _row(image_id: str, seen: Sighting) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 Only headers are read, so a model of gigabytes is looked at in milliseconds, and without torch.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from synth_pipeline.json_files import parse_object
 
 #: What a repository calls its weights in half precision, the first that is there.
 VARIANTS = ("fp16", "bf16")
@@ -133,12 +134,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     len_bytes(path)
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UnusableFileError(f"{_short(path)} is not a readable JSON object")
-    return found
+        return parse_object(path.read_bytes())
+    except (OSError, ValueError):
+        raise UnusableFileError(f"{_short(path)} is not a readable JSON object") from None
 
 
 def is_there(path: Path) -> bool:

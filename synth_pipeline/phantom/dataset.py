@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from synth_pipeline.atomic import new_folder, sweep_half_made
-from synth_pipeline.disk_errors import check_room, explained
+from synth_pipeline.disk_errors import explained
 from synth_pipeline.errors import InputError
-from synth_pipeline.folder_check import check_folder
+from synth_pipeline.folder_check import check_writable
 from synth_pipeline.phantom import appearance, phenotypes
 from synth_pipeline.phantom.mesh import load_mesh
 from synth_pipeline.phantom.render import render
@@ -205,8 +205,7 @@ def _check(
         )
     if not _SIZES_PX[0] <= size_px <= _SIZES_PX[1]:
         raise InputError(f"--size-px {size_px}: choose between {_SIZES_PX[0]} and {_SIZES_PX[1]}.")
-    check_folder(out_dir.absolute(), "The folder of the phantoms", written=True)
-    check_room(out_dir.absolute())
+    check_writable(out_dir.absolute(), "The folder of the phantoms")
     sweep_half_made(out_dir)
     if out_dir.is_dir() and any(out_dir.iterdir()):
         raise InputError(f"{out_dir} is not empty: choose another folder, or empty it first.")

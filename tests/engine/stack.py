@@ -17,6 +17,7 @@ import httpx
 import yaml
 
 from flows.server import Server
+from flows.up import worker_arguments
 from tests.command_line import ROOT, Ended
 
 _PATIENCE_S = 180.0
@@ -107,19 +108,8 @@ class Stack:
         )
 
     def start_worker(self, name: str, pool: str = "gpu", limit: int = 1, **more: str) -> None:
-        arguments = (
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            pool,
-            "--type",
-            "process",
-            "--name",
-            name,
-        )
         environment = self.environment(STAND_IN_WORKER=name, **more)
-        process = self._start(name, (*arguments, "--limit", str(limit)), environment)
+        process = self._start(name, worker_arguments(pool, name, limit), environment)
         self.workers[name] = process
 
     def kill_worker(self, name: str) -> None:
