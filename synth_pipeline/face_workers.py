@@ -261,7 +261,8 @@ class _Worker:
                 self._begun = True
             # Where it has ended, what it said last can still be read.
             with suppress(BrokenPipeError):
-                self.connection.send((path, ask))
+                # It may have been started in another folder than this process is in now.
+                self.connection.send((path.absolute(), ask))
             return self._answer()
         except (EOFError, OSError):
             raise _DeathError(self._how_it_ended(), self._begun) from None

@@ -1,6 +1,7 @@
 """Landmarks: MediaPipe really runs, on rendered faces, and reaches no network."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from synth_pipeline import landmarks
 from synth_pipeline.errors import ClassFailedError
 from synth_pipeline.face_mesh import face_mesh
+from synth_pipeline.face_workers import sightings
 from synth_pipeline.photos import sanitise
 
 # Threads that the kernel lets open a socket show `Seccomp: 0`.
@@ -289,3 +291,15 @@ def workers() -> list[int]:
                 if "face_workers" in Path(f"/proc/{pid}/cmdline").read_text():
                     found.append(int(pid))
     return found
+
+
+def test_a_worker_looks_in_the_folder_where_the_process_is_now(
+    phantom_files, landmark_model, tmp_path, monkeypatch
+):
+    """It is kept for the next class, and a notebook may have gone elsewhere meanwhile."""
+    path = next(iter(phantom_files.values()))[0]
+    shutil.copy(path, tmp_path / "here.png")
+    for each in (path, Path("here.png")):
+        with sightings(landmark_model, [each], confidence=False, workers=1) as seen:
+            assert next(seen).face is not None
+        monkeypatch.chdir(tmp_path)
