@@ -53,6 +53,11 @@ class Browser:
     _number: int = 0
     _idle: set[str] = field(default_factory=set)
 
+    def forget(self) -> None:
+        """Begin the notes anew: another test looks at them."""
+        self._asked.clear()
+        self.proxy.hosts.clear()
+
     def open(self, address: str, until: str = "true") -> None:
         """Show a page, and wait until it asks for nothing more and an expression is true."""
         shown = self._ask("Page.navigate", url=address)["loaderId"]

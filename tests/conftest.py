@@ -110,12 +110,19 @@ def _name_the_patients(phantoms: Path, source: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory) -> Iterator[Browser]:
+def chromium(tmp_path_factory) -> Iterator[Browser]:
     """Headless Chromium; whom its pages ask is noted, and nobody beyond this machine answers."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed here: apt-get install chromium")
     with started_browser(tmp_path_factory.mktemp("browser")) as made:
         yield made
+
+
+@pytest.fixture
+def browser(chromium) -> Browser:
+    """The browser of all tests, with nothing noted yet."""
+    chromium.forget()
+    return chromium
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The dashboard in a browser: it works, and asks nobody but its own server."""
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
 
@@ -30,15 +32,16 @@ def dashboard(stack) -> str:
 
 
 @pytest.fixture
-def a_run(stack) -> str:
-    """The name of a flow run that the server knows."""
+def a_run(stack) -> Iterator[str]:
+    """The name of a flow run that the server knows, until the test ends: others use it, too."""
     login = tuple(stack.secret.split(":"))
     with httpx.Client(base_url=stack.api.url, auth=login, trust_env=False) as client:
         token = client.get("/csrf-token", params={"client": "test"}).json()["token"]
         client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"})
         flow = client.post("/flows/", json={"name": "shown"}).json()["id"]
         run = client.post("/flow_runs/", json={"flow_id": flow, "name": "shown-run"}).json()
-    return run["name"]
+        yield run["name"]
+        client.delete(f"/flow_runs/{run['id']}").raise_for_status()
 
 
 def test_no_page_asks_another_address(stack, browser, dashboard, a_run):
