@@ -1,6 +1,7 @@
 """No process is left behind when a run is killed: what it has started ends with it.
 
-A run that ends in order stops its own server. After `kill -9`, or when the kernel is out of memory,
+A run that ends in order stops its own server; one that is interrupted ends what is left besides,
+such as a process that was just being started. After `kill -9`, or when the kernel is out of memory,
 that would stay for ever. So a small process waits at a pipe that the kernel closes however the run
 ends, and then ends what carries the run's mark in its environment.
 """
@@ -71,6 +72,10 @@ def ended_with_us() -> Iterator[str]:
     os.environ[_MARK] = mark
     try:
         yield mark
+    except KeyboardInterrupt:
+        # It may have come when a process was started, but nobody had noted yet that it runs.
+        end_the_rest(mark)
+        raise
     finally:
         # Before the pipe closes: what was started has been stopped in order.
         watcher.kill()
