@@ -141,6 +141,8 @@ def test_a_library_that_swallows_it_does_not_keep_the_process(number):
     program = """
 import contextlib, os, signal, sys, threading
 from flows import interrupts
+# What starts the tests may ignore it (nohup), and a child inherits that.
+signal.signal(int(sys.argv[1]), signal.SIG_DFL)
 interrupts.PATIENCE_S = 0.2
 with interrupts.interrupts(lambda text: print(text, flush=True), "last words"):
     with contextlib.suppress(KeyboardInterrupt):

@@ -75,7 +75,13 @@ class Server:
         with httpx.Client(auth=tuple(self.secret.split(":")), timeout=180) as client:
             told = client.get(f"{self.url}/csrf-token", params={"client": "test"}).json()
             headers = {"Prefect-Csrf-Token": told["token"], "Prefect-Csrf-Client": "test"}
-            reply = client.request(method, self.url + path, json=content, headers=headers)
+            # 503: its database is busy and nothing was written; Prefect's own client tries again.
+            deadline_s = time.monotonic() + _PATIENCE_S
+            while True:
+                reply = client.request(method, self.url + path, json=content, headers=headers)
+                if reply.status_code != 503 or time.monotonic() > deadline_s:
+                    break
+                time.sleep(1)
             reply.raise_for_status()
             return reply.json()
 
