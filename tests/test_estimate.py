@@ -1,10 +1,7 @@
 """What a run would take: by what was measured, else by the cost model."""
 
-import csv
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from flows.cli import main
 from flows.planning import estimated
@@ -15,6 +12,7 @@ from synth_pipeline.estimate import Cost, estimate
 from synth_pipeline.plan import plan
 from synth_pipeline.study import Study
 from tests.command_line import ROOT
+from tests.rdface import plant_rdface
 
 
 def costs(config, root, *overrides) -> dict[str, Cost]:
@@ -97,18 +95,7 @@ def rdface(tmp_path_factory):
     """RDFace's layout with its 103 conditions and about its photos, which are noise here."""
     folder = tmp_path_factory.mktemp("rdface")
     sizes = np.repeat(np.arange(1, 8), (6, 9, 15, 19, 25, 17, 12))
-    rows, pixels = [], np.random.default_rng(0)
-    for number, size in enumerate(sizes):
-        for photo in range(size):
-            name, short = f"{number}_{photo}.png", f"D{number:03d}"
-            (folder / "rd_images" / short).mkdir(parents=True, exist_ok=True)
-            noise = pixels.integers(0, 255, (64, 64, 3), np.uint8)
-            Image.fromarray(noise).save(folder / "rd_images" / short / name)
-            rows.append({"image_name": name, "disease_name": short, "disease_abbr": short})
-    with (folder / "disease_images.csv").open("w", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    plant_rdface(folder, sizes)
     return folder
 
 

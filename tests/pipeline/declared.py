@@ -4,20 +4,17 @@
 which artifacts of every user would be made again.
 """
 
-import csv
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from synth_pipeline.config import load_config
 from synth_pipeline.graph import Node
 from synth_pipeline.publishing import report_node
 from synth_pipeline.study import Study
 from tests.command_line import ROOT
+from tests.rdface import plant_rdface
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = ("quickstart", "phantom-20", "rdface", "rdface-published")
@@ -40,7 +37,7 @@ def lines_of(config: str, place: Path) -> list[str]:
     """One line of JSON for each node of a configuration, with two classes."""
     sets = []
     if config.startswith("rdface"):
-        _plant(place / "photos")
+        plant_rdface(place / "photos", (3, 3))
         # The hub's base is not here; what is known of it is its identity alone.
         sets = [
             f"cases.source={place / 'photos'}",
@@ -54,21 +51,6 @@ def lines_of(config: str, place: Path) -> list[str]:
     classes = study.expected_classes()[:2]
     nodes = [*study.nodes(classes), report_node(study, classes, {})]
     return [json.dumps(declared(node), sort_keys=True) for node in nodes]
-
-
-def _plant(folder: Path) -> None:
-    """RDFace's layout with two conditions of three photos, which are noise."""
-    rows, pixels = [], np.random.default_rng(0)
-    for number in range(6):
-        short = f"D{number % 2:03d}"
-        (folder / "rd_images" / short).mkdir(parents=True, exist_ok=True)
-        noise = pixels.integers(0, 255, (64, 64, 3), np.uint8)
-        Image.fromarray(noise).save(folder / "rd_images" / short / f"{number}.bmp")
-        rows.append({"image_name": f"{number}.bmp", "disease_name": short, "disease_abbr": short})
-    with (folder / "disease_images.csv").open("w", newline="") as stream:
-        table = csv.DictWriter(stream, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from synth_pipeline.stage_versions import STAGE_VERSIONS
 from tests.pipeline.finished_store import arguments, unpack
 
 
-def test_nothing_is_made_again_but_what_a_version_or_a_library_changed(tmp_path, capsys):
+def test_nothing_is_made_again(tmp_path, capsys):
     folder = unpack(tmp_path)
     made = [json.loads(path.read_bytes()) for path in folder.glob("root/store/*/*/manifest.json")]
     assert {each["stage"] for each in made} == set(STAGE_VERSIONS)
